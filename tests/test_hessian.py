@@ -1,0 +1,245 @@
+"""The engine beyond correctness on random graphs: plans, chunks, columns, kinks, limits, cost."""
+import threading
+import time
+import tracemalloc
+import warnings
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+
+from hessian_nb import graph
+from hessian_nb import hessian as engine
+from hessian_nb.graph import Graph, Rule
+from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
+from hessian_nb.rules import (Add, AvgPool, Conv, CrossEntropy, Dense, MaxPool, Multiply, ReLU, Softplus, SquaredError,
+                              Tanh)
+
+
+def convolutional():
+    "Convolutions that share a kernel, a skip, a product, pooling."
+    net = Graph()
+    a = net.node('a', Tanh(), net.node('h', Conv(3, kernel=3, padding=1), net.input('x', (1, 6, 6))))
+    b = net.node('b', Conv(3, kernel=3, padding=1, bias=False), a)
+    c = net.node('c', Conv(3, kernel=3, padding=1, bias=False), net.node('t', Softplus(), b), theta='b')
+    s = net.node('s', Multiply(), net.node('sum', Add(), c, a), a)
+    q = net.node('q', Dense(5), net.node('m', MaxPool(2), s))
+    net.output(net.node('z', Dense(4), net.node('r', Tanh(), q)), CrossEntropy())
+    return net
+
+
+def dense(*widths):
+    net = Graph()
+    v = net.input('x', widths[0])
+    for i, width in enumerate(widths[1:-1]): v = net.node(f'a{i}', Tanh(), net.node(f'h{i}', Dense(width), v))
+    net.output(net.node('z', Dense(widths[-1]), v), CrossEntropy())
+    return net
+
+
+def data_for(net, N, classes, seed=0):
+    rng = np.random.default_rng(seed)
+    return net.init(seed), rng.standard_normal((N, *net.nodes['x'].shape)), rng.integers(0, classes, N)
+
+
+def close(a, b, tolerance=1e-13): return np.linalg.norm(a - b) <= tolerance*np.linalg.norm(b)
+
+
+@pytest.fixture
+def case():
+    net = convolutional()
+    return net, *data_for(net, 23, 4)
+
+
+def planned(monkeypatch, **changes):
+    "Let every plan differ from what it would be."
+    monkeypatch.setattr(engine, 'plan', lambda net, N: engine.Plan(**{**vars(plan(net, N)), **changes}))
+
+
+@pytest.mark.parametrize('chunk', [1, 4, 22])
+def test_chunks_do_not_matter(case, monkeypatch, chunk):
+    whole = hessian(*case).dense()
+    planned(monkeypatch, chunk=chunk)
+    assert close(hessian(*case).dense(), whole)
+
+
+@pytest.mark.parametrize('untied', [False, True])
+@pytest.mark.parametrize('columns', [['h'], ['h', 'b', 'c'], ['h', 'b', 'c', 'q', 'z']])
+def test_columns_and_push_agree(case, monkeypatch, columns, untied):
+    "The same push from one side and from two, for every way of sharing the work between them."
+    pushed = hessian(*case, untied=untied).dense()
+    rest = [n for n in ('h', 'b', 'c', 'q', 'z') if n not in columns]
+    planned(monkeypatch, columns=columns, pushed=rest, chunk=7)
+    assert close(hessian(*case, untied=untied).dense(), pushed)
+    term = decompose(*case, untied=untied)['s', 'mixed'].dense()
+    monkeypatch.undo()
+    assert close(term, decompose(*case, untied=untied)['s', 'mixed'].dense())
+
+
+def test_the_plan_pushes_small_maps_and_takes_columns_of_large_ones():
+    small, large = dense(8, 6, 3), Graph()
+    v = large.node('a', Tanh(), large.node('h', Conv(4, kernel=3), large.input('x', (1, 28, 28))))
+    large.output(large.node('z', Dense(10), large.node('m', AvgPool(13), v)), CrossEntropy())
+    assert plan(small, 100).columns == [] and plan(small, 100).chunk == 100
+    assert plan(large, 100).columns == ['h'] and plan(large, 100).pushed == ['z']
+    theta, X, Y = data_for(large, 3, 10)
+    assert hessian(large, theta, X, Y).certify() < 1e-13
+
+
+class Swish(Rule):
+    "A rule of a user's own that states its value and nothing else."
+    def infer(self, shapes): return shapes[0]
+    def value(self, x, theta): return x[0]/(1 + anp.exp(-x[0]))
+
+
+def test_autograd_never_runs_in_threads(monkeypatch):
+    "Autograd keeps one stack of traces for all threads; a rule that needs it takes the work of its network to one."
+    alone, seen, make_vjp = Graph(), set(), graph.make_vjp
+    a = alone.node('a', Swish(), alone.node('h', Dense(4), alone.input('x', 5)))
+    alone.output(alone.node('z', Dense(3), a), CrossEntropy())
+    monkeypatch.setattr(graph, 'make_vjp', lambda *a: seen.add(threading.get_ident()) or make_vjp(*a))
+    planned(monkeypatch, chunk=5)
+    theta, X, Y = data_for(alone, 60, 3)
+    assert hessian(alone, theta, X, Y).certify() < 1e-12 and len(seen) == 1
+    assert not engine.traced(convolutional())
+
+
+def test_an_interrupt_stops_the_work(case, monkeypatch):
+    planned(monkeypatch, chunk=1)
+    begun, linearize = [], Graph.linearize
+
+    def once(net, *args):
+        begun.append(1)
+        if len(begun) == 3: raise KeyboardInterrupt
+        return linearize(net, *args)
+    monkeypatch.setattr(Graph, 'linearize', once)
+    with pytest.raises(KeyboardInterrupt): hessian(*case)
+    assert len(begun) < len(case[2])
+
+
+def test_reduction(case):
+    N = len(case[2])
+    assert close(hessian(*case, reduction='sum').dense(), N*hessian(*case).dense())
+    v = np.random.default_rng(1).standard_normal(case[0].size)
+    assert np.isclose(attribute(*case, v, reduction='sum').total(), N*attribute(*case, v).total(), rtol=1e-13)
+    assert close(hessian_vector(*case, v, reduction='sum'), N*hessian_vector(*case, v))
+
+
+def test_attribution_per_sample_is_that_of_each_sample_alone(case):
+    net, theta, X, Y = case
+    v = np.random.default_rng(1).standard_normal(net.size)
+    together = attribute(net, theta, X, Y, v)
+    for i in (0, 7, 22):
+        alone = attribute(net, theta, X[i:i+1], Y[i:i+1], v)
+        for key in together: assert np.isclose(together.per_sample[key][i], alone[key], rtol=1e-10, atol=1e-14)
+    for key in together: assert together[key] == together.per_sample[key].mean()
+
+
+def test_nodes_beside_the_way_get_zero_blocks():
+    net = Graph()
+    x = net.input('x', 3)
+    net.node('aside', Dense(2), x)
+    net.output(net.node('z', Dense(2), x), SquaredError())
+    theta, X = net.init(), np.ones((4, 3))
+    H = hessian(net, theta, X, np.zeros((4, 2)))
+    assert not H['aside', 'z'].any() and not H['aside', 'aside'].any() and H['z', 'z'].any()
+    K = input_hessian(net, theta, X, np.zeros((4, 2)))
+    assert K['aside', 'z'].shape == (4, 2, 2) and not K['aside', 'x'].any()
+    assert not any(node == 'aside' for node, _ in decompose(net, theta, X, np.zeros((4, 2))))
+
+
+def test_a_network_without_parameters_has_an_empty_hessian():
+    net = Graph()
+    net.output(net.node('a', Tanh(), net.input('x', 2)), SquaredError())
+    assert hessian(net, net.init(), np.ones((3, 2)), np.zeros((3, 2))).shape == (0, 0)
+
+
+def kinked():
+    "Biases at zero put every blank position on the channel's kink."
+    net = Graph()
+    a = net.node('a', ReLU(), net.node('h', Conv(2, kernel=2), net.input('x', (1, 4, 4))))
+    net.output(net.node('z', Dense(3), a), CrossEntropy())
+    theta, X, Y = data_for(net, 5, 3)
+    net.view(theta)['h.b'][:] = 0
+    X[:, :, :2, :2] = 0
+    return net, theta, X, Y
+
+
+def test_kinks_are_told_once_and_as_asked():
+    case = kinked()
+    v = np.ones(case[0].size)
+    def along(*a, **k): return attribute(*a, v, **k)
+    def product(*a, **k): return hessian_vector(*a, v, **k)
+    for call in (hessian, decompose, along, product, input_hessian):
+        with pytest.warns(KinkWarning, match=r"10 entries .* 'a' \(ReLU\(\)\) 10") as caught: call(*case)
+        assert len(caught) == 1 and caught[0].filename == __file__      # told where the user called
+        with pytest.raises(ValueError, match='exactly on a kink'): call(*case, kinks='raise')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            call(*case, kinks='ignore')
+    with pytest.raises(ValueError, match="expected 'warn', 'raise' or 'ignore'"): hessian(*case, kinks='no')
+
+
+def test_structural_zeros_are_no_kinks():
+    net = Graph()
+    a = net.node('a', ReLU(), net.node('h', Conv(2, kernel=2, bias=False), net.input('x', (1, 4, 4))))
+    m = net.node('m', MaxPool(2, stride=1), a)
+    net.output(net.node('z', Dense(3), m), CrossEntropy())
+    theta, X, Y = data_for(net, 5, 3)
+    X[:, :, :3, :3] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hessian(net, theta, X, Y)
+
+
+def test_a_large_matrix_is_refused_before_it_is_made():
+    net = dense(64, 500, 130, 10)
+    theta, X, Y = data_for(net, 1000, 10)
+    v = np.random.default_rng(0).standard_normal(net.size)
+    tracemalloc.start()
+    with pytest.raises(MemoryError, match=r'98,940 × 98,940 entries.*attribute.*hessian_vector.*max_bytes'):
+        hessian(net, theta, X, Y)
+    with pytest.raises(MemoryError): decompose(net, theta, X, Y)
+    a, Hv = attribute(net, theta, X, Y, v), hessian_vector(net, theta, X, Y, v)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6 < 8*net.size**2       # nothing of size p × p was there at any time
+    assert np.isclose(a.total(), v @ Hv, rtol=1e-12)
+
+
+def test_attribution_costs_at_most_two_products():
+    net = dense(64, 500, 130, 10)
+    theta, X, Y = data_for(net, 1000, 10)
+    v = np.random.default_rng(0).standard_normal(net.size)
+    def seconds(f):
+        start = time.perf_counter()
+        f(net, theta, X, Y, v)
+        return time.perf_counter() - start
+    pairs = [(seconds(attribute), seconds(hessian_vector)) for _ in range(7)]
+    assert np.median([a/h for a, h in pairs]) < 2
+
+
+def test_a_certificate_fails_on_a_wrong_matrix(case):
+    H = hessian(*case)
+    assert H.certify() < 1e-13
+    H['q', 'h'][:] *= 1 + 1e-6
+    assert H.certify() > 1e-9
+
+
+def test_blocks_are_views_and_the_matrix_is_an_array(case):
+    H = hessian(*case)
+    assert np.shares_memory(H['h.W', 'z'], H.dense()) and np.asarray(H) is H.dense()
+    assert H['h', 'z'].shape == (30, 24) and H['h.W', 'z.b'].shape == (27, 4)
+    assert np.array_equal(H['h', 'z'], H['z', 'h'].T) and (H - H).dense().any() == 0
+    assert H.names == ['h', 'b', 'q', 'z'] and hessian(*case, untied=True).names == ['h', 'b', 'c', 'q', 'z']
+
+
+def test_many_samples_keep_the_memory_small():
+    net = dense(20, 16, 8, 5)
+    theta, X, Y = data_for(net, 40000, 5)
+    net.data(X, Y, loss=True)
+    tracemalloc.start()
+    H = hessian(net, theta, X, Y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2*8*net.size**2 + 300e6
+    assert close(H.dense(), np.mean([hessian(net, theta, X[i::8], Y[i::8]).dense() for i in range(8)], axis=0), 1e-12)
