@@ -6,7 +6,7 @@ __all__ = ['THETA', 'LOSS', 'BOX', 'ARROW', 'Local', 'zeros_allowed', 'jvp', 'ea
            'Data', 'named', 'Parameter', 'Node', 'Blueprint', 'reaching', 'depending', 'Graph', 'backward',
            'local_jacobian', 'total_jacobians', 'layers', 'layout', 'svg', 'by']
 
-# %% ../nbs/01_graph.ipynb #c005
+# %% ../nbs/01_graph.ipynb #f10270c2
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ import numpy as np
 from autograd.core import VJPNode, make_vjp
 from autograd.tracer import trace
 
-# %% ../nbs/01_graph.ipynb #c006
+# %% ../nbs/01_graph.ipynb #bb1a3b5f
 THETA = 'θ'   # the slot of the parameter: one more parent of its node
 
 
@@ -51,7 +51,7 @@ class Local:
         if key not in self.cache: self.cache[key] = compute()
         return self.cache[key]
 
-# %% ../nbs/01_graph.ipynb #c008
+# %% ../nbs/01_graph.ipynb #73d6ec3d
 @contextmanager
 def zeros_allowed():
     "Autograd warns where a value does not depend on what it is differentiated in; here that is a zero like any other."
@@ -67,7 +67,7 @@ def jvp(F,                  # differentiable function of one array
     pullback, f = make_vjp(F, a)
     return make_vjp(pullback, np.zeros_like(f))[0]
 
-# %% ../nbs/01_graph.ipynb #c011
+# %% ../nbs/01_graph.ipynb #49384523
 def each(linear,            # a linear map of one array (d, n) -> (e, n)
          A:np.ndarray,      # (a, d, b, n)
          shape:tuple,       # what the map takes: (*shape, n)
@@ -97,14 +97,15 @@ def written_out(B):
 
 def identity(d): return np.eye(d).reshape(1, d, d, 1)   # the identity as a four-axis block
 
-# %% ../nbs/01_graph.ipynb #c013
+# %% ../nbs/01_graph.ipynb #6583fecb
 class Rule:
     """What one kind of node does. `value` is enough: the derivatives below are found by autograd.
     A subclass states them in closed form where that is faster, and nothing else changes.
 
     Blocks have four axes (a, d, b, n): the second is the one that is mapped, the last one runs over the samples."""
 
-    rank_one = False        # the gradient of one sample with respect to θ is the rank-one matrix δ φᵀ
+    affine = False          # linear in θ: the gradient of one sample is Σ_P δ[o,P] φ[k,P], over its positions P
+    rank_one = False        # it has a single position, so that this gradient is the rank-one matrix δ φᵀ
     diagonal_seed = False   # the curvature seed is diagonal
     traced = True           # derivatives come from autograd, which is not safe in threads
 
@@ -190,7 +191,7 @@ class Rule:
 
     def __repr__(self): return f'{type(self).__name__}()'
 
-# %% ../nbs/01_graph.ipynb #c015
+# %% ../nbs/01_graph.ipynb #ffe5a156
 class Custom(Rule):
     "Any autograd function as a node: of one sample (default), or of arrays with a leading sample axis (`batched`)."
     def __init__(self, function, batched=False): self.function, self.batched = function, batched
@@ -227,7 +228,7 @@ def as_rule(rule, batched=False) -> Rule:
         raise TypeError(f'got {type(rule).__name__}; a node takes a rule such as Tanh() or a function')
     return Custom(rule, batched)
 
-# %% ../nbs/01_graph.ipynb #c017
+# %% ../nbs/01_graph.ipynb #15a8968b
 LOSS = 'ℒ'   # the last node of every graph: what the output is measured by
 
 
@@ -292,7 +293,7 @@ def samples_apart(f, args, k, out):
     if not np.allclose(alone, out):
         raise ValueError('batched=True, but the value of a sample changes with the others; samples must not mix')
 
-# %% ../nbs/01_graph.ipynb #c019
+# %% ../nbs/01_graph.ipynb #ac6044aa
 def finite(name, x, shape):
     "The data of one input as floats (N, *shape), checked."
     x = np.asarray(x)
@@ -316,15 +317,18 @@ class Data:
     def chunks(self, size):
         "The data in pieces of at most `size` samples, as equal as can be."
         cuts = np.linspace(0, self.N, -(-self.N // size) + 1).astype(int)
-        for i, j in zip(cuts, cuts[1:]):
-            yield Data({k: x[..., i:j] for k, x in self.X.items()}, None if self.Y is None else self.Y[..., i:j], j - i)
+        for i, j in zip(cuts, cuts[1:]): yield self.part(i, j)
+
+    def part(self, i, j):
+        "The samples from i to j."
+        return Data({k: x[..., i:j] for k, x in self.X.items()}, None if self.Y is None else self.Y[..., i:j], j - i)
 
     def weight(self, reduction):
         "What each sample's loss counts."
         if reduction not in ('mean', 'sum'): raise ValueError(f"reduction={reduction!r}; expected 'mean' or 'sum'")
         return 1/self.N if reduction == 'mean' else 1.
 
-# %% ../nbs/01_graph.ipynb #c021
+# %% ../nbs/01_graph.ipynb #2e871563
 def named(name):
     "A name that can be one."
     if not isinstance(name, str) or not name or '.' in name or name in (LOSS, THETA):
@@ -381,7 +385,7 @@ class Node:
         "Slots of the rule: one for each parent, then θ if there is one."
         return [*range(len(self.parents)), *([THETA] if self.theta else [])]
 
-# %% ../nbs/01_graph.ipynb #c023
+# %% ../nbs/01_graph.ipynb #1a8d8a3b
 class Blueprint:
     "The structure: nodes, parents first (so the order of creation is topological), and where each parameter lies in θ."
     def __init__(self): self.nodes, self.parameters, self.output_node, self.loss_rule = {}, {}, None, None
@@ -525,7 +529,7 @@ class Blueprint:
         "Where the parameter of a node lies in θ."
         return self.parameters[self.nodes[name].theta].span
 
-# %% ../nbs/01_graph.ipynb #c025
+# %% ../nbs/01_graph.ipynb #29937e47
 def reaching(net) -> set:
     "The nodes from which a path leads to the output."
     seen, parents = {net.output_node}, net.parents()
@@ -542,7 +546,7 @@ def depending(net, wanted=None) -> set:
         if name in alive and (source or live.intersection(v.parents)): live.add(name)
     return live
 
-# %% ../nbs/01_graph.ipynb #c027
+# %% ../nbs/01_graph.ipynb #edc13dd0
 class Graph(Blueprint):
     "A network to evaluate: values, losses, gradients, and the local linearisation that all second order starts from."
     def _repr_html_(self): return svg(self)
@@ -636,7 +640,7 @@ class Graph(Blueprint):
         "How many samples' values fit into `budget` bytes."
         return max(1, int(budget / (8*sum(v.size for v in self.nodes.values()))))
 
-# %% ../nbs/01_graph.ipynb #c031
+# %% ../nbs/01_graph.ipynb #ba14de38
 def backward(net,     # Graph
              local,   # what net.linearize returned
              live=None,   # names of the nodes whose δ is wanted (default: all)
@@ -651,7 +655,7 @@ def backward(net,     # Graph
             at[s].delta = pulled if at[s].delta is None else at[s].delta + pulled
     return local
 
-# %% ../nbs/01_graph.ipynb #c037
+# %% ../nbs/01_graph.ipynb #edea6879
 def local_jacobian(at,    # Local
                    slot,  # which argument
                   ) -> np.ndarray:   # (N, d_v, d_slot)
@@ -672,7 +676,7 @@ def total_jacobians(net, local) -> dict:   # (u, w) -> (N, d_u, d_w) for every w
                 P[u.name, w] = P.get((u.name, w), 0) + D @ P[s, w]
     return P
 
-# %% ../nbs/01_graph.ipynb #c044
+# %% ../nbs/01_graph.ipynb #7eaed0b6
 def layers(edges,    # (from, to) names
            vertices, # in topological order
           ) -> dict: # vertex -> layer
@@ -703,7 +707,7 @@ def layout(edges,    # (from, to) names, repeated edges once each
     at = igraph.Graph(len(level), links, directed=True).layout_sugiyama(layers=level).coords
     return {v: at[i] for v, i in ids.items()}, {e: [at[i] for i in path] for e, path in pieces.items()}
 
-# %% ../nbs/01_graph.ipynb #c045
+# %% ../nbs/01_graph.ipynb #3ad1515d
 BOX = 148, 52, 36, 26   # width and height of a box, gaps between boxes, in pixels
 
 

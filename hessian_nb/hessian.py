@@ -2,18 +2,23 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transposed', 'plus', 'right', 'left', 'Port',
-           'parameter_ports', 'Coupled', 'push', 'curved', 'keep', 'hand_on', 'Layout', 'triangle', 'contract',
-           'contract_own', 'contract_diagonal', 'unpack', 'place', 'place_own', 'in_parallel', 'mirror', 'Sums',
-           'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms', 'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing',
-           'allowed', 'afford', 'places', 'order', 'starts', 'Hollow', 'hollow', 'Plan', 'footprint', 'ports_of',
-           'plan', 'products', 'forward_tangents', 'traced', 'blas', 'over_chunks', 'curvature', 'columns', 'hessian',
-           'autograd_product', 'terms', 'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic',
-           'attribute', 'direction', 'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
+           'parameter_ports', 'Coupled', 'push', 'curved', 'keep', 'hand_on', 'contract', 'contract_full',
+           'contract_own', 'pairwise', 'contract_diagonal', 'contract_uses', 'spread', 'Layout', 'triangle', 'place',
+           'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
+           'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'allowed', 'afford', 'places', 'order', 'starts',
+           'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'plan', 'products',
+           'accumulate', 'forward_tangents', 'traced', 'blas', 'over_chunks', 'in_order', 'Products', 'held',
+           'Checkpoint', 'fingerprint', 'curvature', 'numbers', 'columns', 'hessian', 'autograd_product', 'terms',
+           'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
+           'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
-# %% ../nbs/03_hessian.ipynb #c005
+# %% ../nbs/03_hessian.ipynb #4508468e
+import hashlib
+import json
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +35,9 @@ from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
 from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, reaching, written_out
-from .rules import Affine, Diagonal
+from .rules import Diagonal
 
-# %% ../nbs/03_hessian.ipynb #c006
+# %% ../nbs/03_hessian.ipynb #12f915f4
 KINDS = 'gauss-newton', 'pure', 'mixed', 'input-parameter', 'parameter'
 
 
@@ -51,7 +56,7 @@ def term(net, node, s, t) -> tuple:
 
 def everything(term): return True
 
-# %% ../nbs/03_hessian.ipynb #c008
+# %% ../nbs/03_hessian.ipynb #67315fb2
 def transposed(B): return B if B.ndim == 2 else B.swapaxes(0, 1)
 
 
@@ -76,21 +81,21 @@ def left(at, slot, B):
     if B.ndim == 2: return transposed(at.rule.pull_diagonal(at, slot, B))
     return at.rule.pull(at, slot, B[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #c010
+# %% ../nbs/03_hessian.ipynb #6a55e9f5
 @dataclass(eq=False)
 class Port:
     """A row that outlives its node: one side of ∂(gradient of θ_v), or of ∂(gradient of f_v).
 
-    Its coordinates are those of f_v ('value'), of the features of a dense layer ('features'), or of θ_v itself ('θ');
-    the gradient is Σ_n coordinate ⊗ factor."""
+    Its coordinates are those of f_v ('value'), of x_v ('features') or of θ_v itself ('θ'); the gradient of an affine
+    layer is Σ_P δ[o,P] φ[k,P] at its positions P, so either of δ and φ is the other's factor."""
     at: Local
     side: str
 
     @property
     def factor(self):
-        "What the coordinate is multiplied with to give the gradient of θ_v, (f, n); None for θ itself."
-        return {'value': lambda: self.at.rule.phi(self.at)[:, 0], 'features': lambda: self.at.delta,
-                THETA: lambda: None}[self.side]()
+        "What the coordinate is multiplied with to give the gradient of θ_v, (f, P, n)."
+        return {'value': lambda: self.at.rule.phi(self.at), 'features': lambda: self.at.delta[:, None],
+                THETA: lambda: np.ones((1, 1, self.at.n))}[self.side]()
 
     def open(self, B):
         "Rows of the node (d_v, r, n) as rows of the port; nothing reaches the features from behind."
@@ -104,11 +109,11 @@ class Port:
 
 
 def parameter_ports(at) -> list:
-    "The gradient of a dense layer is δ ⊗ φ: two rows, each the other's factor. Other parameters are one row each."
+    "The gradient of an affine layer is δ ⊗ φ: two rows, each the other's factor. Other parameters are one row each."
     if at.flat is None: return []
-    return [Port(at, 'value'), Port(at, 'features')] if at.rule.rank_one else [Port(at, THETA)]
+    return [Port(at, 'value'), Port(at, 'features')] if at.rule.affine else [Port(at, THETA)]
 
-# %% ../nbs/03_hessian.ipynb #c011
+# %% ../nbs/03_hessian.ipynb #bece451f
 class Coupled:
     "W: the Hessian with respect to all that is alive. Each block stands once, under the node that is eliminated first."
     def __init__(self, local):
@@ -127,7 +132,7 @@ class Coupled:
 
     def pop(self, u): return self.columns.pop(u)
 
-# %% ../nbs/03_hessian.ipynb #c013
+# %% ../nbs/03_hessian.ipynb #aaa63122
 def push(W,             # Coupled, empty: the blocks that are alive
          net,           # Graph
          local,         # linearised and with δ: what `backward` returned
@@ -178,15 +183,114 @@ def hand_on(W, at, row, parents):
         for t, other in parents.items():
             if t >= s: W.add(other, parent, left(at, t, pulled[id(own)]), mirror=t != s)
 
-# %% ../nbs/03_hessian.ipynb #c015
+# %% ../nbs/03_hessian.ipynb #c84be7af
+def contract(port,   # a kept row
+             at,     # the node with the other parameter
+             B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
+            ):       # -> 'full': (row coordinate, column coordinate, row factor, column factor); or how it is packed
+    "∂²ℒ/∂θ_port∂θ_v, summed over the samples."
+    F = port.factor
+    if at.rule.affine: phi = at.rule.phi(at)
+    else: B, phi = right(at, THETA, B), np.ones((1, 1, at.n))
+    if port.side == 'value' and port.at is at and (B.ndim == 2 or phi.shape[1] == 1): return contract_own(B, phi)
+    if B.ndim == 2 and F.shape[1] > 1: B = written_out(B)
+    form, G = ('diagonal', contract_diagonal(B, F, phi)) if B.ndim == 2 else ('full', contract_full(B, F, phi))
+    if port.side == 'features' and port.at.rule.rank_one and form == 'diagonal': return form, G
+    G = G if form == 'full' else spread(G)
+    if port.side == 'features': G = port.at.rule.condense(port.at, G).swapaxes(0, 2)
+    return 'full', G
+
+
+def contract_full(B,     # (r·P, s·Q, n)
+                  F,     # (f, P, n)
+                  phi,   # (k, Q, n)
+                 ) -> np.ndarray:   # (r, s, f, k)
+    "Σ_{n,P,Q} B[(r,P),(s,Q),n] F[f,P,n] φ[k,Q,n]: one GEMM; of several positions those that shrink more come first."
+    (f, P, n), (k, Q, _) = F.shape, phi.shape
+    r, s = len(B)//P, B.shape[1]//Q
+    if P == 1 and (Q == 1 or f == 1):
+        weights = (F[:, None]*phi).reshape(f*k, Q*n)
+        return (B.reshape(r*s, Q*n) @ weights.T).reshape(r, s, f, k)
+    if P*k > Q*f: return contract_full(transposed(B), phi, F).transpose(1, 0, 3, 2)
+    once = B.reshape(r, P, s, Q, n).transpose(0, 4, 1, 2, 3).reshape(r, n, P*s, Q) @ phi.transpose(2, 1, 0)
+    return (F.transpose(0, 2, 1).reshape(f, n*P) @ once.reshape(r, n*P, s*k)).reshape(r, f, s, k).swapaxes(1, 2)
+
+
+def contract_own(B, phi):
+    "An affine layer's own block has two symmetries, of its outputs and of its inputs: a quarter of the work."
+    products = pairwise(phi.reshape(len(phi), -1)).T
+    if B.ndim == 2: return 'own diagonal', B.reshape(-1, len(products)) @ products
+    a, b = np.triu_indices(len(B))
+    return 'own', B[a, b] @ products
+
+
+def pairwise(X):
+    "The products X[c]∘X[d] for c ≤ d: (k, n) -> (k(k+1)/2, n)."
+    out, i = np.empty((len(X)*(len(X) + 1)//2, X.shape[1])), 0
+    for c, x in enumerate(X): np.multiply(x, X[c:], out=out[i:(i := i + len(X) - c)])
+    return out
+
+
+def contract_diagonal(e, F, phi):
+    "A diagonal block (s·Q, n), each row a factor on its own: Σ_n e[s,Q,n] F[f,n] φ[k,Q,n], (s, Q, f, k)."
+    (f, _, n), (k, Q, _) = F.shape, phi.shape
+    if k < f:      # the smaller factor is the one to be weighted
+        weighted = e.reshape(-1, 1, Q, n)*phi
+        return (weighted.reshape(-1, n) @ F[:, 0].T).reshape(-1, k, Q, f).transpose(0, 2, 3, 1)
+    weighted = (e[:, None]*F[:, 0]).reshape(-1, Q, f, n).swapaxes(0, 1)
+    return (weighted.reshape(Q, -1, n) @ phi.transpose(1, 2, 0)).reshape(Q, -1, f, k).swapaxes(0, 1)
+
+
+def contract_uses(ports,   # kept rows of dense layers that share one parameter
+                  at,      # the dense node with the other parameter
+                  row,     # port -> block
+                  step=64, # samples at a time, so that T stays in the cache
+                 ) -> np.ndarray:   # (row coordinate, column coordinate, row factor, column factor)
+    "Uses are added up first, sample by sample: T = Σ_uses ∂δ⊗φ + δ⊗∂φ = ∂(gradient of θ)/∂f_v, then one GEMM with φ_v."
+    rows = {side: [(np.moveaxis(written_out(row[p]), -1, 0), p.factor[:, 0].T) for p in ports if p.side == side]
+            for side in ('value', 'features')}
+    psi = at.rule.phi(at)[:, 0]
+    a, k = rows['value'][0][0].shape[1], rows['value'][0][1].shape[1]
+    G = np.zeros((len(psi), a*at.d*k))
+    for i in range(0, at.n, step):
+        now = slice(i, i + step)
+        M, phi = (np.stack([pair[side][now] for pair in rows['value']], 1) for side in (0, 1))     # (n, use, …)
+        T = (M.reshape(*M.shape[:2], -1).swapaxes(1, 2) @ phi).reshape(-1, a, at.d, k)
+        if rows['features']:
+            E, delta = (np.stack([pair[side][now] for pair in rows['features']], 1) for side in (0, 1))
+            E = E.swapaxes(2, 3)                                                            # (n, use, d_v, features)
+            part = delta.swapaxes(1, 2) @ E.reshape(*E.shape[:2], -1)
+            T[..., :E.shape[-1]] += part.reshape(-1, a, at.d, E.shape[-1])
+        G += psi[:, now] @ T.reshape(len(T), -1)
+    return G.reshape(-1, a, at.d, k).transpose(1, 2, 3, 0)
+
+
+def spread(G):
+    "A diagonal contraction (s, Q, f, k) written out, (s·Q, s, f, k)."
+    s, Q, f, k = G.shape
+    full, i = np.zeros((s, Q, s, f, k)), np.arange(s)
+    full[i, :, i] = G
+    return full.reshape(s*Q, s, f, k)
+
+# %% ../nbs/03_hessian.ipynb #dc230232
 class Layout(NamedTuple):
-    """How a side of a contraction lies in θ: a matrix (rows, columns) from `start` on, then, with a bias,
-    one more column behind it."""
+    "How a parameter lies in θ from `start` on: as a matrix (rows, columns), one more column behind it with a bias."
     start: int
     rows: int
     columns: int
-    bias: bool = False
-    flipped: bool = False     # the coordinate is the column, the factor the row
+    bias: bool
+
+    @classmethod
+    def of(cls, at, start):
+        "A parameter that is not split into coordinate and factor is a single column."
+        if not at.rule.affine: return cls(start, at.flat.size, 1, False)
+        return cls(start, at.rule.rows(), len(at.rule.phi(at)) - at.rule.bias, at.rule.bias)
+
+    @property
+    def shape(self): return self.rows, self.columns + self.bias
+
+    @property
+    def span(self): return slice(self.start, self.start + prod(self.shape))
 
     def pieces(self):
         "Slices of θ, each with the columns that lie there."
@@ -194,80 +298,43 @@ class Layout(NamedTuple):
         whole = [(slice(self.start, cut), slice(0, self.columns))]
         return whole + [(slice(cut, cut + self.rows), slice(self.columns, None))]*self.bias
 
-    @classmethod
-    def of(cls, at, start, side=THETA):
-        "The layout of one side; a parameter that is not split into coordinate and factor is a single column."
-        if side == THETA: return cls(start, at.flat.size, 1)
-        bias = at.rule.bias and side == 'value'
-        return cls(start, at.rule.rows(), len(at.rule.phi(at)) - at.rule.bias, bias, side == 'features')
 
-
-def triangle(k):
-    "Numbers of the pairs c ≤ d as a symmetric (k, k) table: packed storage of a symmetric matrix."
+def triangle(pairs):
+    "Numbers of k(k+1)/2 pairs c ≤ d as a symmetric (k, k) table: packed storage of a symmetric matrix."
+    k = int((2*pairs)**.5)
     table, upper = np.empty((k, k), int), np.triu_indices(k)
-    table[upper] = table[upper[::-1]] = np.arange(len(upper[0]))
+    table[upper] = table[upper[::-1]] = np.arange(pairs)
     return table
 
-# %% ../nbs/03_hessian.ipynb #c016
-def contract(port,   # a kept row
-             at,     # the node with the other parameter
-             B,      # the block between them (d_port, d_v, n)
-            ):       # -> its packing, whether the column side is split (coordinate, feature), the sum over the samples
-    "∂²ℒ/∂θ_port∂θ_v, summed over the samples by one GEMM."
-    F, split = port.factor, isinstance(at.rule, Affine)
-    phi = at.rule.phi(at) if split else None
-    if port.at is at and port.side == 'value': return *contract_own(B, phi[:, 0]), True
-    if split and B.ndim == 2: return 'diagonal', contract_diagonal(F, B, phi), True
-    if split and (F is None or phi.shape[1] == 1):
-        weights = phi if F is None else F[:, None, None]*phi
-        return 'full', B.reshape(-1, phi[0].size) @ weights.reshape(-1, phi[0].size).T, True
-    C = right(at, THETA, B)
-    return 'full', C.sum(-1).reshape(-1, 1) if F is None else C.reshape(-1, at.n) @ F.T, False
-
-
-def contract_own(B, phi):
-    "A dense layer's own block has two symmetries, of its outputs and of its inputs: a quarter of the work."
-    c, d = np.triu_indices(len(phi))
-    products = (phi[c]*phi[d]).T
-    if B.ndim == 2: return 'own diagonal', B @ products
-    a, b = np.triu_indices(len(B))
-    return 'own', B[a, b] @ products
-
-
-def contract_diagonal(F, e, phi):
-    "A diagonal block (o·P, n) between features and the outputs of the node below, position by position: (P, f·o, k)."
-    k, P, n = phi.shape
-    rows = (F[:, None, None]*e.reshape(1, -1, P, n)).reshape(-1, P, n)
-    return rows.swapaxes(0, 1) @ phi.transpose(1, 2, 0)
-
-# %% ../nbs/03_hessian.ipynb #c017
-def unpack(form, R, C, G):
-    "What `contract` packed, as (row coordinate, column coordinate, row factor, column factor)."
-    if form == 'full': return G.reshape(R.columns if R.flipped else R.rows, C.rows, -1, C.columns + C.bias)
-    G, i = G.reshape(len(G), -1, C.rows, C.columns + C.bias), np.arange(C.rows)        # (P, f, o, k)
-    full = np.zeros((C.rows, len(G), C.rows, G.shape[1], G.shape[3]))
-    full[i, :, i] = G.transpose(2, 0, 1, 3)
-    return full.reshape(-1, *full.shape[2:])
-
-
-def place(H, R, C, G):
-    "H[θ_row, θ_column] += G, given as (row coordinate, column coordinate, row factor, column factor)."
-    G = G.transpose(*((2, 0) if R.flipped else (0, 2)), 1, 3)
+# %% ../nbs/03_hessian.ipynb #9f85b743
+def place(H, R, C, G, add, first=0):
+    """H[θ_row, θ_column] = G, or += G, given as (row coordinate, column coordinate, row factor, column factor);
+    the row coordinates may be a part, from `first` on."""
+    G = G.swapaxes(1, 2)
     for rows, i in R.pieces():
         for columns, j in C.pieces():
             part = G[:, i, :, j]
-            H[rows, columns].reshape(part.shape)[...] += part
+            target = H[rows, columns].reshape(R.rows, *part.shape[1:])[first:first + len(part)]
+            if add: target += part
+            else: target[...] = part
 
 
-def place_own(H, C, form, G):
-    "Half of a dense layer's own block: outputs a ≤ b, equal ones with half their weight; the mirror gives the rest."
-    a, b = np.triu_indices(C.rows) if form == 'own' else [np.arange(C.rows)]*2
-    blocks = G[:, triangle(C.columns + C.bias)]                                          # (pairs a b, k, k)
-    blocks[a == b] *= .5
-    for rows, i in C.pieces():
-        for columns, j in C.pieces():
-            part = blocks[:, i, j]
-            H[rows, columns].reshape(C.rows, part.shape[1], C.rows, part.shape[2])[a, :, b] += part
+def place_own(H, C, form, G, add, room=2e6):
+    "A packed own block, written out and laid down some outputs at a time."
+    if form == 'own diagonal': return place(H, C, C, spread(G.take(triangle(G.shape[1]), 1)[:, None]), add)
+    outputs, features = triangle(len(G)), triangle(G.shape[1])
+    step = max(1, int(room/(C.rows*features.size)))
+    for a in range(0, C.rows, step): place(H, C, C, G.take(outputs[a:a+step], 0).take(features, 2), add, a)
+
+
+def mirror(H, R, C, tile=256):
+    "The other half: Hᵀ where the parameters are two, H + Hᵀ where they are one and the same."
+    for i in range(R.span.start, R.span.stop, tile):
+        rows = slice(i, min(i + tile, R.span.stop))
+        for j in range(C.span.start if R.start != C.start else i, C.span.stop, tile):
+            columns = slice(j, min(j + tile, C.span.stop))
+            if R.start == C.start: H[rows, columns] = H[rows, columns] + H[columns, rows].T
+            H[columns, rows] = H[rows, columns].T
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -275,58 +342,93 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os
 
 def in_parallel(f, items, p):
     "f of every item; on all cores where the matrix is large enough for threads not to wait for each other."
-    with ThreadPoolExecutor(CORES if p > 2000 else 1) as pool: list(pool.map(f, items))
+    if p <= 2000: return [f(item) for item in items]
+    with ThreadPoolExecutor(CORES) as pool: return list(pool.map(f, items))
 
-
-def mirror(H, tile=256):
-    "H ← H + Hᵀ in place, tile by tile."
-    def pair(corner):
-        i, j = corner
-        both = H[i:i+tile, j:j+tile] + H[j:j+tile, i:i+tile].T
-        H[i:i+tile, j:j+tile], H[j:j+tile, i:i+tile] = both, both.T
-    corners = [(i, j) for i in range(0, len(H), tile) for j in range(i, len(H), tile)]
-    in_parallel(pair, corners, len(H))
-
-# %% ../nbs/03_hessian.ipynb #c018
+# %% ../nbs/03_hessian.ipynb #355370f8
 class Sums:
-    "Contractions added up over chunks and over the uses of a shared parameter, before they are laid out once."
-    def __init__(self, starts):
-        self.starts = starts    # node -> where its parameter starts
-        self.sums, self.lock = {}, threading.Lock()
+    "Contractions added up over chunks, uses of a shared parameter and the two rows of a layer, then laid out once."
+    def __init__(self, starts, numbers, p):
+        self.starts, self.p = starts, p        # node -> where its parameter starts; order of the matrix
+        self.pairs, self.own = {}, {}          # (Layout, Layout) -> G; (Layout, packing) -> a layer's own block, packed
+        self.numbers, self.columns = numbers, np.zeros((len(numbers), p))      # what comes by columns
+        self.lock = threading.Lock()
+
+    def state(self) -> dict:
+        "All sums as named arrays."
+        return {'columns': self.columns, **{json.dumps(key): G for key, G in [*self.pairs.items(), *self.own.items()]}}
+
+    def restore(self, state):
+        "Go on from a state."
+        self.columns = state.pop('columns')
+        for key, G in state.items():
+            R, C = json.loads(key)
+            if isinstance(C, str): self.own[Layout(*R), C] = G
+            else: self.pairs[Layout(*R), Layout(*C)] = G
 
     def add(self, port, at, B):
         "The block (d_port, d_v, n) between a kept row and a node, as ∂²ℒ/∂θ_port∂θ_v."
-        form, G, split = contract(port, at, B)
-        R = Layout.of(port.at, self.starts[port.at.name], port.side)
-        C = Layout.of(at, self.starts[at.name], 'value' if split else THETA)
-        self.book((R, C, form, port.at is at), G)
+        R, C = (Layout.of(v, self.starts[v.name]) for v in (port.at, at))
+        form, G = contract(port, at, B)
+        with self.lock:
+            if form.startswith('own'): self.own[C, form] = plus(self.own.get((C, form)), G)
+            elif form == 'diagonal':    # the features of a dense layer are the outputs of the node below
+                s, Q, f, k = G.shape
+                total = self.total(R, C)[:, :, :s*Q].reshape(f, s, s, Q, k)
+                np.einsum('fssQk->fsQk', total)[...] += G.transpose(2, 0, 1, 3)
+            else: self.book(R, C, G*.5 if port.at is at else G)
+
+    def add_row(self, at, row):
+        "All kept rows that meet a node with a parameter; many uses of one parameter are added up first."
+        uses, alone = {}, []
+        for port in (r for r in row if isinstance(r, Port)):
+            several = port.at is not at and port.at.rule.rank_one and at.rule.rank_one
+            (uses.setdefault(self.starts[port.at.name], []) if several else alone).append(port)
+        for ports in uses.values():
+            if len(ports) < 5: alone += ports
+            else:
+                R, C = (Layout.of(v, self.starts[v.name]) for v in (ports[0].at, at))
+                G = contract_uses(ports, at, row)
+                with self.lock: self.book(R, C, G)
+        for port in alone: self.add(port, at, row[port])
 
     def add_own(self, at):
         "⟨δ, T^θ⟩, the curvature of a node in its own parameter."
         C = Layout.of(at, self.starts[at.name])
-        self.book((C, C, 'full', True), at.rule.seed(at, THETA, THETA).sum(-1).reshape(-1, 1))
+        with self.lock: self.book(C, C, .5*at.rule.seed(at, THETA, THETA).sum(-1)[:, :, None, None])
 
-    def book(self, key, G):
-        with self.lock:
-            if key in self.sums: self.sums[key] += G
-            else: self.sums[key] = G
+    def book(self, R, C, G):
+        "Add a full contraction; features come without the column of the bias."
+        if R <= C and (R, C) not in self.pairs and G.shape[2] == R.shape[1]: self.pairs[R, C] = G
+        else: self.total(R, C)[:, :, :G.shape[2]] += G
 
-    def matrix(self, H):
-        "Lay all out in H (p, p): a node's own blocks are symmetric and count half before the mirror doubles them."
-        blocks = {}
-        for (R, C, *how), G in self.sums.items():
-            blocks.setdefault((R.start, C.start), []).append((R, C, *how, G))
-        self.sums.clear()
+    def total(self, R, C):
+        "The sum of a pair of parameters, a view: all that two parameters share is kept on one side of the diagonal."
+        if R > C: return self.total(C, R).transpose(1, 0, 3, 2)
+        if (R, C) not in self.pairs: self.pairs[R, C] = np.zeros((R.rows, C.rows, R.shape[1], C.shape[1]))
+        return self.pairs[R, C]
 
-        def lay(block):
-            while block:
-                R, C, form, own, G = block.pop()
-                if form.startswith('own'): place_own(H, C, form, G)
-                else: place(H, R, C, unpack(form, R, C, G*.5 if own else G))
-        in_parallel(lay, blocks.values(), len(H))                                          # blocks never overlap
-        mirror(H)
+    def matrix(self) -> np.ndarray:    # (p, p)
+        "Lay all out, one pair of parameters after the other: no two threads write to one place."
+        H, shared = np.zeros((self.p, self.p)), {}
+        for (R, C), G in self.pairs.items(): shared.setdefault((R.start, C.start), ([], []))[0].append((R, C, G))
+        for (C, form), G in self.own.items(): shared.setdefault((C.start, C.start), ([], []))[1].append((C, form, G))
 
-# %% ../nbs/03_hessian.ipynb #c020
+        def lay(parts):
+            "Of what uses share there is one half, which is mirrored; a packed own block is symmetric and whole."
+            halves, own = parts
+            for i, (R, C, G) in enumerate(halves): place(H, R, C, G, add=i > 0)
+            for R, C, _ in halves[:1]: mirror(H, R, C)
+            for i, (C, form, G) in enumerate(own): place_own(H, C, form, G, add=i > 0 or halves)
+            halves.clear(), own.clear()
+        self.pairs.clear(), self.own.clear()
+        in_parallel(lay, shared.values(), self.p)
+        H[self.numbers], H[:, self.numbers] = self.columns, self.columns.T
+        both = np.ix_(self.numbers, self.numbers)
+        H[both] = (H[both] + H[both].T)/2                       # symmetric to the last bit, like the rest
+        return H
+
+# %% ../nbs/03_hessian.ipynb #ce085915
 class BlockMatrix:
     "A symmetric matrix with named blocks: H['h', 'z'], H['h.W', 'z.b'] are views; np.asarray(H) is the whole."
     def __init__(self, array, places, certify=None):
@@ -374,7 +476,7 @@ class BlockMatrix:
         sizes = ', '.join(f'{n} {self.places[n].stop - self.places[n].start}' for n in self.names)
         return f'BlockMatrix {self.shape[0]}×{self.shape[1]}: {sizes}'
 
-# %% ../nbs/03_hessian.ipynb #c021
+# %% ../nbs/03_hessian.ipynb #ab3daa7c
 PALETTE = {'gauss-newton': '#0072B2', 'pure': '#D55E00', 'mixed': '#E69F00',
            'input-parameter': '#009E73', 'parameter': '#CC79A7'}
 
@@ -445,7 +547,7 @@ def draw_terms(a,          # Attribution
     ax.set_title(title or f'vᵀHv = {a.total():.4g}', fontsize=10)
     return ax
 
-# %% ../nbs/03_hessian.ipynb #c023
+# %% ../nbs/03_hessian.ipynb #9f9fead6
 class KinkWarning(UserWarning):
     "The point lies on a kink: there the Hessian does not exist, and one-sided slopes are taken."
 
@@ -495,7 +597,7 @@ def vanishing(net, local) -> dict:
         zero[at.name] = at.rule.vanishes(at, [zero[p] for p in parents[at.name]]) if at.rule else at.value == 0
     return zero
 
-# %% ../nbs/03_hessian.ipynb #c025
+# %% ../nbs/03_hessian.ipynb #26c7d633
 def allowed(max_bytes):
     "How many bytes a result may take: as many as asked for, or half of the memory that can be had now."
     return psutil.virtual_memory().available/2 if max_bytes is None else max_bytes
@@ -534,12 +636,13 @@ def starts(net, untied=False) -> dict:
     table = places(net, untied)
     return {v.name: table[v.name if untied else v.theta].start for v in net.nodes.values() if v.theta}
 
-# %% ../nbs/03_hessian.ipynb #c027
+# %% ../nbs/03_hessian.ipynb #964db022
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
-    def __init__(self, rule): self.rule, self.rank_one = rule, rule.rank_one
+    def __init__(self, rule): self.rule, self.affine = rule, rule.affine
     def pairs(self, slots): return self.rule.pairs(slots)
     def work(self, at, slot): return self.rule.work(at, slot)
+    def rows(self): return self.rule.rows()
     def pull(self, at, slot, A, total=False): return np.empty((len(A), at.size(slot), A.shape[2], 0))
     def pull_diagonal(self, at, slot, e):
         return e if isinstance(self.rule, Diagonal) else np.empty((at.d, at.size(slot), 0))
@@ -558,7 +661,7 @@ def hollow(net) -> list:
         local.append(Local(v.name, rule, x, theta_v, flat, v.unpack, value, delta))
     return local
 
-# %% ../nbs/03_hessian.ipynb #c028
+# %% ../nbs/03_hessian.ipynb #068c6193
 @dataclass
 class Plan:
     "What a Hessian will cost, counted before it is computed."
@@ -574,26 +677,48 @@ class Plan:
                 f'columns for {self.columns or "none"}')
 
 
-def footprint(net, pushed) -> tuple:
-    "Bytes and multiply-adds a sample of the two-sided push for some nodes' parameters, by running it without samples."
-    local, size, work = hollow(net), 0, 0
+def ports_of(nodes): return lambda at: parameter_ports(at) if at.name in nodes else []
+
+
+def split(at, side):
+    "How many coordinates, factors and positions one side of a contraction has."
+    if side == THETA or not at.rule.affine: return at.flat.size, 1, 1
+    if side == 'features': return at.size(0), at.d, 1
+    return at.rule.rows(), at.flat.size//at.rule.rows(), at.d//at.rule.rows()
+
+
+def contraction(port, at, B) -> tuple:
+    "Multiply-adds of `contract` for one sample, and the entries that it writes on the way."
+    (r, f, P), (s, k, Q) = split(port.at, port.side), split(at, 'value')
+    if port.at is at and port.side == 'value' and Q == 1:
+        return r*(r + 1)*k*(k + 1)//4, (r*(r + 1) + k*(k + 1))//2
+    if B.ndim == 2: return len(B)*f*k, len(B)*min(f, k)
+    if P == Q == 1: return r*s*f*k, f*k
+    once, again = (k, P) if P*k <= Q*f else (f, Q)       # the factor that is summed first, the positions left
+    return r*P*s*Q*once + r*s*f*k*again, r*s*again*once
+
+
+def footprint(net, pushed) -> tuple:    # for one sample
+    "Bytes, multiply-adds and entries written by the push for some nodes' parameters: it is run without samples."
+    local, size, work, traffic = hollow(net), 0, 0, 0
     W, parents = Coupled(local), net.parents()
     for at, row in push(W, net, local, depending(net, pushed), ports=ports_of(pushed)):
+        met = [contraction(r, at, B) for r, B in row.items() if isinstance(r, Port)] if at.name in pushed else []
         height = sum(len(B) for B in row.values())
-        work += sum((height + at.size(s))*at.rule.work(at, s) for s in range(len(parents[at.name]))) if at.rule else 0
-        if at.name in pushed: work += height*at.d*at.flat.size
-        size = max(size, W.size() + sum(prod(B.shape[:-1]) for B in row.values()))
-    return 8*size, work
-
-
-def ports_of(nodes): return lambda at: parameter_ports(at) if at.name in nodes else []
+        for s in range(len(parents[at.name])) if at.rule else ():
+            work += (height + at.size(s))*at.rule.work(at, s)
+            traffic += (height + at.size(s))*at.size(s)
+        work, traffic = work + sum(w for w, _ in met), traffic + sum(t for _, t in met)
+        size = max(size, W.size() + sum(prod(B.shape[:-1]) for B in row.values()) + max([t for _, t in met], default=0))
+    return 8*size, work, traffic
 
 
 def plan(net,             # Graph
          N,               # number of samples
-         budget=48e6,     # bytes for the blocks that are alive at a time
+         budget=8e7,      # bytes for what is alive at a time
         ) -> Plan:
-    "Two-sided push where the maps are small, columns where they are large: whichever counts fewer multiply-adds."
+    """Two-sided push where the maps are small, columns where they are large: whichever costs less. As measured, an
+    entry that is written costs as much as 100 multiply-adds of a GEMM, a multiply-add of a column as much as five."""
     local, alive = {at.name: at for at in hollow(net)}, reaching(net)
     uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in alive]
     one_column = 4*sum(at.rule.work(at, s) for at in local.values() if at.rule for s in range(len(at.x)))
@@ -601,50 +726,59 @@ def plan(net,             # Graph
     for theta in [None, *dict.fromkeys(theta for _, theta in uses)]:     # columns for none, the first, the first two, …
         early |= {theta}
         pushed = [name for name, t in uses if t not in early]
-        size, work = footprint(net, pushed)
-        work += one_column*sum(net.parameters[t].size for t in early if t)
-        options.append((work, size, pushed, [name for name, t in uses if t in early]))
-        if size < 1e6: break                                              # small maps: nothing to win by columns
-    work, size, pushed, columns = min(options)
-    even = -(-N//CORES) if N >= 64*CORES else N                           # every core has its chunk
-    return Plan(pushed, columns, size, work, int(np.clip(budget//max(size, 1), 1, even)))
+        size, work, traffic = footprint(net, pushed)
+        alone = one_column*sum(net.parameters[t].size for t in early if t)
+        options.append((work + 100*traffic + 5*alone, size, work + alone, pushed, [n for n, t in uses if t in early]))
+        if all(net.nodes[name].rule.rank_one for name, _ in uses): break                   # nothing to win by columns
+    _, size, work, pushed, columns = min(options)
+    parts = CORES if work*N > 1e9 else 1                                  # threads, where the work is worth them
+    room = max(budget, 6*net.size**2)/CORES       # what adds up to a large matrix is added to seldom
+    chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
+    return Plan(pushed, columns, size, work, -(-N//chunks))
 
-# %% ../nbs/03_hessian.ipynb #c030
+# %% ../nbs/03_hessian.ipynb #9962e209
 def products(net,           # Graph
              local,         # linearised and with δ
              V,             # directions (m, p), in the order of `starts`
              starts,        # node -> where its parameter starts
              seeds=everything,   # which terms are seeded
+             live=None,     # names of the nodes to go back through (default: all that depend on a parameter)
             ) -> np.ndarray:     # (m, p), summed over the samples
     "The same push from one side: tangents J_s V forward, seeds times tangents and what is handed on backward."
-    tangents, parents = forward_tangents(net, local, V, starts), net.parents()
+    tangents, parents, live = forward_tangents(net, local, V, starts), net.parents(), live or depending(net)
     adjoint, out = {}, np.zeros_like(V)
     for at in reversed(local):
-        if at.delta is None or not tangents[at.name]: continue
-        A, given = adjoint.pop(at.name, None), tangents[at.name]
-        pairs = {p for s, t in curved(net, at, [*given], seeds) for p in ((s, t), (t, s))}
-        for s in given:
+        if at.delta is None or at.name not in live: continue
+        A, moved = adjoint.pop(at.name, None), tangents[at.name]
+        slots = [i for i, s in enumerate(parents[at.name]) if s in live] + [THETA]*(at.flat is not None)
+        pairs = {p for s, t in curved(net, at, slots, seeds) for p in ((s, t), (t, s))}
+        for s in slots:
             flows = [at.rule.pull(at, s, A, total=s == THETA)] if A is not None else []
-            flows += [at.rule.curve(at, s, t, given[t], total=s == THETA) for t in given if (s, t) in pairs]
-            if not flows: continue
-            flow = sum(flows[1:], flows[0])
-            if s == THETA: out[:, starts[at.name]:starts[at.name] + at.flat.size] += flow[:, :, 0, 0]
-            else: adjoint[parents[at.name][s]] = flow + adjoint.get(parents[at.name][s], 0)
+            flows += [at.rule.curve(at, s, t, moved[t], total=s == THETA) for t in moved if (s, t) in pairs]
+            for flow in flows:
+                if s == THETA: out[:, starts[at.name]:starts[at.name] + at.flat.size] += flow[:, :, 0, 0]
+                else: accumulate(adjoint, parents[at.name][s], flow)
     return out
 
 
+def accumulate(sums, key, new):
+    "sums[key] += new, where what came first is not ours to write to."
+    sums[key] = sums[key] + new if key in sums else new
+
+
 def forward_tangents(net, local, V, starts) -> dict:
-    "Node -> {slot: tangent of that argument (m, d_slot, 1, n)}; arguments that no parameter moves are left out."
+    "Node -> {slot: tangent of that argument (m, d_slot, 1, n)}; arguments that V does not move are left out."
     moved, given, parents = {}, {}, net.parents()
     for at in local:
         given[at.name] = {i: moved[s] for i, s in enumerate(parents[at.name]) if s in moved}
-        if at.flat is not None: given[at.name][THETA] = V[:, starts[at.name]:starts[at.name] + at.flat.size, None, None]
-        if given[at.name] and at.name != LOSS:
-            flows = [at.rule.tangent(at, s, T) for s, T in given[at.name].items()]
-            moved[at.name] = sum(flows[1:], flows[0])
+        if at.flat is not None:
+            part = V[:, starts[at.name]:starts[at.name] + at.flat.size]
+            if part.any(): given[at.name][THETA] = part[:, :, None, None]
+        if at.name == LOSS: continue
+        for s, tangent in given[at.name].items(): accumulate(moved, at.name, at.rule.tangent(at, s, tangent))
     return given
 
-# %% ../nbs/03_hessian.ipynb #c032
+# %% ../nbs/03_hessian.ipynb #ecf50ae9
 def traced(net) -> bool:
     "Whether some rule is differentiated by autograd, which is not safe in threads."
     return any(rule.traced for rule in [net.loss_rule, *(v.rule for v in net.nodes.values())] if rule)
@@ -654,61 +788,153 @@ def traced(net) -> bool:
 def blas(): return ThreadpoolController()   # finding the libraries takes longer than limiting them
 
 
-def over_chunks(net, theta, data, size, work, weight, kinks, what, live=None) -> list:
+def over_chunks(net, theta, data, size, work, weight, kinks, what, live=None, tell=True) -> list:
     "Linearise chunk by chunk and let `work` see each, on a thread per core with one BLAS thread each; shows progress."
     live = depending(net) if live is None else live
     def one(chunk):
         local = backward(net, net.linearize(theta, chunk, weight), live)
         kinks.look(local)
         return work(local)
-    chunks, found = list(data.chunks(size)), []
-    threads = 1 if traced(net) else min(CORES, len(chunks))
-    bar = tqdm(total=data.N, desc=what, unit=' samples', delay=2, leave=False)
-    with blas().limit(limits=max(1, CORES//threads), user_api='blas'), ThreadPoolExecutor(threads) as pool, bar:
-        for chunk, result in zip(chunks, pool.map(one, chunks)):     # an interrupt cancels what has not begun
-            found.append(result)
-            bar.update(chunk.N)
-    kinks.tell()
+    found = in_order(net, one, list(data.chunks(size)), [chunk.N for chunk in data.chunks(size)], what)
+    if tell: kinks.tell()
     return found
 
-# %% ../nbs/03_hessian.ipynb #c033
+
+def in_order(net, work, items, sizes, what) -> list:
+    "`work` of every item, in their order; an interrupt cancels what has not begun."
+    if len(items) == 1: return [work(items[0])]
+    threads, found = 1 if traced(net) else min(CORES, len(items)), []
+    bar = tqdm(total=sum(sizes), desc=what, unit=' samples', delay=2, leave=False)
+    with blas().limit(limits=max(1, CORES//threads), user_api='blas'), ThreadPoolExecutor(threads) as pool, bar:
+        for size, result in zip(sizes, pool.map(work, items)):
+            found.append(result)
+            bar.update(size)
+    return found
+
+# %% ../nbs/03_hessian.ipynb #83ad752d
+class Products:
+    "V ↦ VH for directions (m, p): the network is linearised once, and what finds room is kept for the next call."
+    def __init__(self, net, theta, X, Y, seeds=everything, reduction='mean', kinks='warn', what='products', room=1e9):
+        self.net, self.theta, self.data = net, net.check_theta(theta).copy(), net.data(X, Y, loss=True)
+        self.seeds, self.what, self.begin, self.live = seeds, what, starts(net), depending(net)
+        self.weight, self.kinks = self.data.weight(reduction), Kinks(net, kinks)
+        width = 8*sum(v.size for v in net.nodes.values())       # bytes of one sample's values
+        self.size = max(1, min(-(-self.data.N//CORES), int(8e6/width)))
+        self.together = max(1, int(6.4e7/(width*self.size)))    # directions at a time
+        self.room, self.chunks, self.kept = room, list(self.data.chunks(self.size)), {}
+
+    def __call__(self, V):    # (m, p) -> (m, p)
+        def work(i):
+            local = self.kept.get(i) or self.linearised(i)
+            return np.concatenate([products(self.net, local, V[j:j + self.together], self.begin, self.seeds, self.live)
+                                   for j in range(0, len(V), self.together)])
+        parts = in_order(self.net, work, range(len(self.chunks)), [chunk.N for chunk in self.chunks], self.what)
+        self.kinks.tell()
+        self.kinks = Kinks(self.net, 'ignore')                  # they are told once
+        return sum(parts)
+
+    def linearised(self, i):
+        "A chunk with its δ; kept, if it finds room with all that rules remember of it."
+        local = backward(self.net, self.net.linearize(self.theta, self.chunks[i], self.weight), self.live)
+        self.kinks.look(local)
+        if (len(self.kept) + 1)*held(local) < self.room: self.kept[i] = local
+        return local
+
+
+def held(local) -> int:
+    "Bytes of a linearised chunk: values, δ, about as much again for what rules compute once, and the features."
+    def features(at): return at.n*at.flat.size//at.rule.rows()*at.d//at.rule.rows()
+    return sum(4*at.value.nbytes + (8*features(at) if at.flat is not None and at.rule.affine else 0) for at in local)
+
+# %% ../nbs/03_hessian.ipynb #b395c3f2
+class Checkpoint:
+    "What is finished of a long sum, in a file: after an interrupt the same call goes on from there."
+    def __init__(self, path, what, *belongs, seconds=3):
+        self.path, self.what, self.seconds = path and os.fspath(path), what, seconds
+        self.mark = self.path and fingerprint(what, *belongs)
+        self.saved = time.monotonic()
+
+    def load(self) -> dict:
+        "The arrays that were saved, or nothing; another computation's are refused."
+        if not self.path or not os.path.exists(self.path): return {}
+        with np.load(self.path) as file: found = dict(file)
+        if str(found.pop('mark')) != self.mark:
+            raise ValueError(f"checkpoint '{self.path}' belongs to another computation than {self.what} of this "
+                             'network, θ and data; give another file name, or delete it')
+        return found
+
+    def save(self, **arrays):
+        "Write, if the last time was some seconds ago; the file is whole at any time."
+        if time.monotonic() - self.saved < self.seconds: return
+        with open(self.path + '.part', 'wb') as file: np.savez(file, mark=self.mark, **arrays)
+        os.replace(self.path + '.part', self.path)
+        self.saved = time.monotonic()
+
+    def parts(self, data, chunk, sums, kinks):
+        "The data in one piece; or, with a file, those samples that are not in it yet, a few chunks at a time."
+        if not self.path: yield data; return
+        state = self.load()
+        done = int(state.pop('done', 0))
+        kinks.count = json.loads(str(state.pop('kinks', '{}')))
+        if state: sums.restore(state)
+        for i in range(done, data.N, 4*CORES*chunk):
+            end = min(i + 4*CORES*chunk, data.N)
+            yield data.part(i, end)
+            self.save(done=end, kinks=json.dumps(kinks.count), **sums.state())
+        if os.path.exists(self.path): os.remove(self.path)     # finished, and not needed any more
+
+
+def fingerprint(*things) -> str:
+    "A hash of arrays, dicts of arrays and what else has a text."
+    digest = hashlib.blake2b(digest_size=16)
+    for thing in things:
+        if isinstance(thing, dict): thing = [x for pair in sorted(thing.items()) for x in pair]
+        if isinstance(thing, list): digest.update(fingerprint(*thing).encode())
+        else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
+    return digest.hexdigest()
+
+# %% ../nbs/03_hessian.ipynb #53b9ac86
 def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='warn', max_bytes=None,
-              what='the Hessian') -> BlockMatrix:
+              what='the Hessian', checkpoint=None) -> BlockMatrix:
     "The matrix of the given seeds."
     theta, data = net.check_theta(theta), net.data(X, Y, loss=True)
     table, begin = places(net, untied), starts(net, untied)
     p = order(table)
     afford(p, what, max_bytes)
-    cost, sums, H = plan(net, data.N), Sums(begin), np.zeros((p, p))
-    live, weight = depending(net, cost.pushed), data.weight(reduction)
+    cost, seen, weight = plan(net, data.N), Kinks(net, kinks), data.weight(reduction)
+    live, sums = depending(net, cost.pushed), Sums(begin, numbers(net, cost.columns, begin), p)
+    file = Checkpoint(checkpoint, what, theta, data.X, data.Y, untied, reduction, cost.chunk, net.nodes)
 
     def work(local):
         for at, row in push(Coupled(local), net, local, live, seeds, ports_of(cost.pushed)):
             if at.name not in cost.pushed: continue
-            for port in [r for r in row if isinstance(r, Port)]: sums.add(port, at, row[port])
+            sums.add_row(at, row)
             if curved(net, at, [THETA], seeds): sums.add_own(at)
-    over_chunks(net, theta, data, cost.chunk, work, weight, Kinks(net, kinks), what)
-    sums.matrix(H)
-    if cost.columns: columns(H, net, theta, data, cost.columns, begin, seeds, weight)
-    return BlockMatrix(H, table)
+    for part in file.parts(data, cost.chunk, sums, seen):
+        over_chunks(net, theta, part, cost.chunk, work, weight, seen, what, tell=False)
+        if cost.columns: columns(sums, net, theta, part, seeds, weight)
+    seen.tell()
+    return BlockMatrix(sums.matrix(), table)
 
 
-def columns(H, net, theta, data, nodes, begin, seeds, weight, batch=16):
-    "The columns (and rows) of some nodes' parameters, by the push from one side."
-    numbers = np.unique([i for u in nodes for i in range(begin[u], begin[u] + net.parameters[net.nodes[u].theta].size)])
-    out = np.zeros((len(numbers), len(H)))
+def numbers(net, nodes, begin):
+    "Numbers of some nodes' parameters, each once."
+    spans = [range(begin[u], begin[u] + net.parameters[net.nodes[u].theta].size) for u in nodes]
+    return np.unique([i for span in spans for i in span]).astype(int)
 
+
+def columns(sums, net, theta, data, seeds, weight, batch=20):
+    "The columns (and rows) of some parameters, by the push from one side."
     def work(local):
-        for i in range(0, len(numbers), batch):
-            V = np.zeros((len(numbers[i:i+batch]), len(H)))
-            V[np.arange(len(V)), numbers[i:i+batch]] = 1
-            part = products(net, local, V, begin, seeds)
-            with lock: out[i:i+batch] += part
-    lock = threading.Lock()
-    over_chunks(net, theta, data, net.chunk(64e6/batch), work, weight, Kinks(net, 'ignore'), 'columns')
-    H[numbers], H[:, numbers] = out, out.T
+        for i in range(0, len(sums.numbers), batch):
+            V = np.zeros((len(sums.numbers[i:i+batch]), sums.p))
+            V[np.arange(len(V)), sums.numbers[i:i+batch]] = 1
+            part = products(net, local, V, sums.starts, seeds)
+            with sums.lock: sums.columns[i:i+batch] += part
+    size = min(net.chunk(6.4e7/batch), -(-data.N//CORES))
+    over_chunks(net, theta, data, size, work, weight, Kinks(net, 'ignore'), 'columns')
 
-# %% ../nbs/03_hessian.ipynb #c034
+# %% ../nbs/03_hessian.ipynb #64d5d8bc
 def hessian(net,                # Graph
             theta,              # parameters (p,)
             X, Y=None,          # samples and targets
@@ -716,9 +942,10 @@ def hessian(net,                # Graph
             reduction='mean',   # or 'sum', over the samples
             kinks='warn',       # or 'raise', 'ignore'
             max_bytes=None,     # refuse beyond (default: half of the free memory)
+            checkpoint=None,    # a file for what is finished: after an interrupt the same call goes on from there
            ) -> BlockMatrix:    # (p, p)
     "The exact Hessian ∇²_θℒ with every cross block (the master formula)."
-    H = curvature(net, theta, X, Y, everything, untied, reduction, kinks, max_bytes)
+    H = curvature(net, theta, X, Y, everything, untied, reduction, kinks, max_bytes, checkpoint=checkpoint)
     if not untied: H._certify = lambda v: autograd_product(net, theta, X, Y, v, reduction)
     return H
 
@@ -731,7 +958,7 @@ def autograd_product(net, theta, X, Y, v, reduction='mean') -> np.ndarray:
         out += make_vjp(slope, np.asarray(theta, float))[0](v)
     return out*data.weight(reduction)
 
-# %% ../nbs/03_hessian.ipynb #c044
+# %% ../nbs/03_hessian.ipynb #12199535
 def terms(net) -> list:
     "Every (node, kind) that can add curvature to the parameter Hessian, in topological order."
     live, parents, found = depending(net), net.parents(), {}
@@ -781,7 +1008,7 @@ def look(net, theta, X, Y, kinks):
     theta, data = net.check_theta(theta), net.data(X, Y, loss=True)
     over_chunks(net, theta, data, net.chunk(), lambda local: None, 1., Kinks(net, kinks), 'kinks')
 
-# %% ../nbs/03_hessian.ipynb #c049
+# %% ../nbs/03_hessian.ipynb #10d61396
 class Attribution(Terms):
     "vᵀHv split: (node, kind) -> float. `per_sample` has the same keys and arrays (N,), whose mean (or sum) it is."
     def __init__(self, per_sample, reduction): self.per_sample, self.reduce = per_sample, getattr(np, reduction)
@@ -798,14 +1025,13 @@ class Attribution(Terms):
 
 def quadratic(net, local, v, starts) -> dict:    # (node, kind) -> (n,)
     "Each term of vᵀHv sample by sample, Σ_{s,t} ⟨δ_u, T_{u;s,t}[J_s v, J_t v]⟩: tangents forward, and no push."
-    given, out = forward_tangents(net, local, v[None], starts), {}
+    given, out = forward_tangents(net, local, v[None], starts), {t: np.zeros(local[-1].n) for t in terms(net)}
     for at in local:
         moved = given[at.name]
         for s, t in curved(net, at, [*moved], everything) if at.delta is not None else []:
             pulled = at.rule.curve(at, s, t, moved[t])                        # ⟨δ, T_{s,t}⟩ J_t v
             part = (moved[s]*pulled).sum((0, 1, 2))*(1 if s == t else 2)      # (s, t) and (t, s) give the same
-            key = term(net, at.name, s, t)
-            out[key] = out.get(key, 0) + part
+            out[term(net, at.name, s, t)] += part
     return out
 
 
@@ -834,12 +1060,10 @@ def direction(net, v):
 
 def hessian_vector(net, theta, X, Y, v, seeds=everything, reduction='mean', kinks='warn') -> np.ndarray:    # (p,)
     "Hv without H: the push from one side."
-    theta, data, v, begin = net.check_theta(theta), net.data(X, Y, loss=True), direction(net, v), starts(net)
-    parts = over_chunks(net, theta, data, net.chunk(), lambda local: products(net, local, v[None], begin, seeds)[0],
-                        data.weight(reduction), Kinks(net, kinks), 'Hessian-vector product')
-    return sum(parts)
+    product = Products(net, theta, X, Y, seeds, reduction, kinks, 'Hessian-vector product', room=0)
+    return product(direction(net, v)[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #c052
+# %% ../nbs/03_hessian.ipynb #9d56d9cb
 class InputHessian(Mapping):
     "H^f: K['v', 'w'] is ∂²ℓ_n/∂ε_v∂ε_w for each sample, (N, d_v, d_w), ε a nudge of a node's value."
     def __init__(self, net, blocks, N): self.net, self.blocks, self.N = net, blocks, N

@@ -7,7 +7,7 @@ __all__ = ['positive', 'per_axis', 'single', 'spatial', 'fits', 'alike', 'Affine
            'Concat', 'matrices', 'blocks', 'MatMul', 'Rows', 'Softmax', 'LayerNorm', 'Loss', 'CrossEntropy',
            'SquaredError']
 
-# %% ../nbs/02_rules.ipynb #c005
+# %% ../nbs/02_rules.ipynb #5daaa6bf
 from itertools import product
 from math import prod
 
@@ -19,7 +19,7 @@ from autograd.scipy.special import erf, logsumexp
 
 from .graph import THETA, Rule, by, identity, zeros_allowed
 
-# %% ../nbs/02_rules.ipynb #c007
+# %% ../nbs/02_rules.ipynb #358c5784
 def positive(what, n, least=1):
     "A whole number of at least `least`."
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
@@ -60,13 +60,13 @@ def alike(rule, shapes):
     if len(set(shapes)) != 1: raise ValueError(f'{rule!r} needs parents of one shape, got {shapes}')
     return shapes[0]
 
-# %% ../nbs/02_rules.ipynb #c009
+# %% ../nbs/02_rules.ipynb #1bff7143
 class Affine(Rule):
     """Linear in the parameter: z = W φ + b, with features φ that are a linear map of the input.
 
     One map and its transpose are all that a subclass states:
     `features(shape, V)`: (a, d_s, t) -> (a, k, P·t) for P positions, and `fold(shape, A)`, its transpose."""
-    traced = False
+    traced, affine = False, True
 
     def parameters(self, shapes):
         o, k = self.rows(), self.fan_in(*shapes)
@@ -95,7 +95,8 @@ class Affine(Rule):
 
     def pull(self, at, slot, A, total=False):
         a, d, b, n = A.shape
-        if slot == THETA: return self.outer(A.reshape(a, self.rows(), -1, b, n), self.phi(at)[None, :, :, None], total)
+        if slot == THETA:
+            return self.laid(self.outer(A.reshape(a, self.rows(), -1, b, n), self.phi(at)[None, :, :, None], total))
         A = self.matrix(at.theta).T @ A.reshape(a, self.rows(), d//self.rows()*b*n)
         return self.fold(at.x[0].shape[:-1], A, b*n).reshape(a, -1, b, n)
 
@@ -115,9 +116,8 @@ class Affine(Rule):
             A = self.augmented(V)[:, :, :-1 if self.bias else None].swapaxes(1, 2) @ delta.reshape(self.rows(), -1)
             return self.fold(shape, A, at.n).reshape(a, -1, 1, at.n)
         phi = self.features(shape, V.reshape(a, d, b*n))
-        phi = phi.reshape(a, phi.shape[1], -1, b, n)
-        if self.bias: phi = np.concatenate([phi, np.zeros((a, 1, *phi.shape[2:]))], 1)
-        return self.outer(delta, phi, total)
+        M = self.outer(delta, phi.reshape(a, phi.shape[1], -1, b, n), total)
+        return self.laid(np.concatenate([M, np.zeros_like(M[:, :, :1])], 2) if self.bias else M)
 
     def work(self, at, slot): return at.d*self.matrix(at.theta).shape[1]
 
@@ -126,15 +126,6 @@ class Affine(Rule):
         seen = self.features(at.x[0].shape[:-1], 1. - zero[0].reshape(1, -1, at.n))[0].sum(0)
         return np.broadcast_to(seen == 0, (self.rows(), seen.size)).reshape(at.value.shape)
 
-    def pull_diagonal(self, at, slot, e):
-        if slot != THETA: return super().pull_diagonal(at, slot, e)
-        phi, o = self.phi(at), self.rows()           # output o at a position depends on its own row of W alone
-        out, i = np.zeros((o, phi.shape[1], o, len(phi), at.n)), np.arange(o)
-        out[i, :, i] = e.reshape(o, -1, 1, at.n)*phi.swapaxes(0, 1)
-        rows = out.reshape(at.d, o, len(phi), at.n)
-        if not self.bias: return rows.reshape(at.d, -1, at.n)
-        return np.concatenate([rows[:, :, :-1].reshape(at.d, -1, at.n), rows[:, :, -1]], 1)
-
     def augmented(self, V):
         "Parameter directions (a, p_v, 1, 1) as matrices (a, o, k+1), the bias as the last column."
         o, a = self.rows(), len(V)
@@ -142,20 +133,20 @@ class Affine(Rule):
         return np.concatenate([V[:, :-o].reshape(a, o, -1), V[:, -o:].reshape(a, o, 1)], 2)
 
     def outer(self, A, phi, total):
-        "Σ_P A[a,o,P,b,n] φ[a,k,P,b,n] as parameters (a, p_v, b, n); `total`: summed over the samples as well (b = 1)."
-        a, o = max(len(A), len(phi)), self.rows()
-        if total:
-            rows = A.reshape(len(A), o, -1) @ phi.reshape(len(phi), phi.shape[1], -1).swapaxes(1, 2)
-            rows = rows[..., None, None]
-        elif A.shape[2] == 1: rows = A*phi.transpose(0, 2, 1, 3, 4)
-        else:
-            rows = A.transpose(0, 3, 4, 1, 2) @ phi.transpose(0, 3, 4, 2, 1)      # (a, b, n, o, k)
-            rows = rows.transpose(0, 3, 4, 1, 2)
-        tail = rows.shape[3:]
-        if not self.bias: return rows.reshape(a, -1, *tail)
-        return np.concatenate([rows[:, :, :-1].reshape(a, -1, *tail), rows[:, :, -1]], 1)
+        "Σ_P A[a,o,P,b,n] φ[a,k,P,b,n], (a, o, k, b, n); `total`: summed over the samples as well (b and n are 1)."
+        o, k = self.rows(), phi.shape[1]
+        if total and len(phi) == 1: return (A.reshape(-1, A[0, 0].size) @ phi.reshape(k, -1).T).reshape(-1, o, k, 1, 1)
+        if total: return (A.reshape(o, -1) @ phi.reshape(-1, A[0, 0].size).T).reshape(o, -1, k, 1, 1).swapaxes(0, 1)
+        if A.shape[2] == 1: return A*phi.transpose(0, 2, 1, 3, 4)
+        return (A.transpose(0, 3, 4, 1, 2) @ phi.transpose(0, 3, 4, 2, 1)).transpose(0, 3, 4, 1, 2)
 
-# %% ../nbs/02_rules.ipynb #c010
+    def laid(self, M):
+        "Matrices (a, o, k+1, b, n) as parameters (a, p_v, b, n), the column of the bias behind W."
+        a, o, k, *tail = M.shape
+        if not self.bias: return M.reshape(a, o*k, *tail)
+        return np.concatenate([M[:, :, :-1].reshape(a, o*(k - 1), *tail), M[:, :, -1]], 1)
+
+# %% ../nbs/02_rules.ipynb #9b85c161
 class Dense(Affine):
     "z = W x + b for the flattened x. Slots W (units, in), b (units,)."
     def __init__(self, units, bias=True): self.units, self.bias = positive('units', units), bias
@@ -167,10 +158,12 @@ class Dense(Affine):
     def fold(self, shape, A, t): return A
     def __repr__(self): return f'Dense({self.units})'
 
+    def condense(self, at, G): return G    # see Conv
+
     def pull_diagonal(self, at, slot, e):
         return super().pull_diagonal(at, slot, e) if slot == THETA else e[:, None]*self.matrix(at.theta)[:, :, None]
 
-# %% ../nbs/02_rules.ipynb #c012
+# %% ../nbs/02_rules.ipynb #404af6a1
 def windows(extent,   # spatial shape of the input, padded
             kernel, stride, dilation,  # one number an axis
            ):         # -> list of index tuples, one for each tap of the kernel; the spatial shape of the output
@@ -198,7 +191,7 @@ def scatter(A, taps, extent):   # (a, C, K, *out, t) -> (a, C, *extent, t)
 defvjp(gather, lambda _, x, taps: lambda g: scatter(g, taps, x.shape[2:-1]))
 defvjp(scatter, lambda _, A, taps, extent: lambda g: gather(g, taps))
 
-# %% ../nbs/02_rules.ipynb #c013
+# %% ../nbs/02_rules.ipynb #d2e59bff
 class Conv(Affine):
     "Cross-correlation on one or two spatial axes, input (C, *extent). Slots W (channels, C, *kernel), b (channels,)."
     def __init__(self, channels, kernel, stride=1, padding=0, dilation=1, bias=True):
@@ -233,19 +226,38 @@ class Conv(Affine):
         x = scatter(A.reshape(len(A), shape[0], len(taps), *out, t), taps, extent)
         return x[(slice(None), slice(None), *(slice(q, e - q) for q, e in zip(pad, extent)))].reshape(len(A), -1, t)
 
+    def small(self, at, columns):
+        "Whether one product with D as a matrix is quicker than copying and adding up taps."
+        return at.size(0) <= 12*self.matrix(at.theta).shape[1] and columns > at.d
+
     def pull(self, at, slot, A, total=False):
         a, d, b, n = A.shape
-        small = slot != THETA and at.size(0) <= 12*self.matrix(at.theta).shape[1]
-        if not small or a*b*n <= d: return super().pull(at, slot, A, total)
+        if slot == THETA or not self.small(at, a*b*n): return super().pull(at, slot, A, total)
         return (self.toeplitz(at) @ A.reshape(a, d, b*n)).reshape(a, -1, b, n)
 
+    def tangent(self, at, slot, V):
+        a, d, b, n = V.shape
+        if slot == THETA or not self.small(at, a*b*n): return super().tangent(at, slot, V)
+        return (self.toeplitz(at).T @ V.reshape(a, d, b*n)).reshape(a, -1, b, n)
+
+    def pull_diagonal(self, at, slot, e):
+        return super().pull_diagonal(at, slot, e) if slot == THETA else e[:, None]*self.toeplitz(at).T[:, :, None]
+
     def toeplitz(self, at):
-        "Dᵀ as a matrix (d_x, d_v): on small maps one product with it is quicker than adding up taps."
+        "Dᵀ as a matrix (d_x, d_v)."
         return at.once('toeplitz', lambda: super(Conv, self).pull(at, 0, identity(at.d))[0, :, :, 0])
+
+    def condense(self, at, G):
+        "What stands for input × (output, position) brought to the taps: (d_x, s, o·P, f) -> (k, s, o, f)."
+        shape, (_, s, _, f) = at.x[0].shape[:-1], G.shape
+        extent, pad, taps, out = self.geometry(shape)
+        G = np.pad(G.reshape(*shape, s, self.rows(), -1, f), ((0, 0), *((q, q) for q in pad), *[(0, 0)]*4))
+        read = [G[(slice(None), *tap)].reshape(shape[0], prod(out), s, self.rows(), -1, f) for tap in taps]
+        return np.stack([np.einsum('cPsoPf->csof', g) for g in read], 1).reshape(-1, s, self.rows(), f)
 
     def __repr__(self): return f'Conv({self.channels}, {by(np.atleast_1d(self.kernel))})'
 
-# %% ../nbs/02_rules.ipynb #c017
+# %% ../nbs/02_rules.ipynb #91be6aca
 class Diagonal(Rule):
     """Entry i of the value depends on entry i of each parent alone: D and ⟨δ,T⟩ are diagonal, one number an entry.
 
@@ -265,7 +277,7 @@ class Diagonal(Rule):
     def seed(self, at, s, t): return at.once(('seed', s, t), lambda: at.delta*self.bend(at, s, t).reshape(at.d, at.n))
     def curve(self, at, s, t, V, total=False): return self.seed(at, s, t)[:, None]*V
 
-# %% ../nbs/02_rules.ipynb #c019
+# %% ../nbs/02_rules.ipynb #17d38fce
 class Tanh(Diagonal):
     "tanh: f′ = 1−f², f″ = −2f(1−f²)."
     def value(self, x, theta): return anp.tanh(x[0])
@@ -332,7 +344,7 @@ class Square(Diagonal):
     def bend(self, at, s, t): return np.full(at.value.shape, 2.)
     def vanishes(self, at, zero): return zero[0]
 
-# %% ../nbs/02_rules.ipynb #c021
+# %% ../nbs/02_rules.ipynb #0813613c
 class Flatten(Diagonal):
     "The same numbers as one axis, in C order."
     def infer(self, shapes): return (prod(single(self, shapes)),)
@@ -372,7 +384,7 @@ class Multiply(Diagonal):
     def pairs(self, slots): return [(s, t) for s in slots for t in slots if s < t]
     def vanishes(self, at, zero): return np.any(zero, 0)
 
-# %% ../nbs/02_rules.ipynb #c023
+# %% ../nbs/02_rules.ipynb #4c7cef5b
 class Hinge(Diagonal):
     "Linear pieces: slope·x with one slope for each sign of the switch; no curvature, a kink where the switch is zero."
     def pairs(self, slots): return []
@@ -421,7 +433,7 @@ class Maximum(Diagonal):
     def structural(self, at, zero): return np.all([z | (x < at.value) for z, x in zip(zero, at.x)], 0)
     def vanishes(self, at, zero): return np.all(zero, 0)
 
-# %% ../nbs/02_rules.ipynb #c025
+# %% ../nbs/02_rules.ipynb #b428e48e
 class Piecewise(Diagonal):
     """above(…) where switch(…) > 0, else below(…): entrywise autograd functions of the parents, with a kink where
     the switch is zero."""
@@ -438,7 +450,7 @@ class Piecewise(Diagonal):
         return self.choose(at.x, lambda piece: elementwise_grad(elementwise_grad(piece, s), t)(*at.x))
     def kinks(self, at): return np.broadcast_to(self.switch(*at.x) == 0, at.value.shape)
 
-# %% ../nbs/02_rules.ipynb #c028
+# %% ../nbs/02_rules.ipynb #c4e84a14
 class Pool(Rule):
     "Windows on a map (C, *extent), each channel by itself; D is a weight for every tap and position."
     traced = False
@@ -499,7 +511,7 @@ class MaxPool(Pool):
     def structural(self, at, zero): return (self.read(zero[0]) | (self.read(at.x[0]) < at.value[:, None])).all(1)
     def vanishes(self, at, zero): return self.read(zero[0]).all(1)
 
-# %% ../nbs/02_rules.ipynb #c030
+# %% ../nbs/02_rules.ipynb #f8a79c40
 class Concat(Rule):
     "Parents side by side along one axis of the sample."
     traced = False
@@ -567,7 +579,7 @@ class MatMul(Rule):
 
     def vanishes(self, at, zero): return np.einsum('mkn,kpn->mpn', *(~z*1. for z in zero)) == 0
 
-# %% ../nbs/02_rules.ipynb #c032
+# %% ../nbs/02_rules.ipynb #b723ecfc
 class Rows(Rule):
     "A rule on the last axis of the sample; the blocks are seen as (a, rows, K, b, n)."
     traced = False
@@ -649,7 +661,7 @@ class LayerNorm(Rows):
         out = -(h*(x*y).mean(2, keepdims=True) + x*(h*y).mean(2, keepdims=True) + g*along)/deviation
         return out.reshape(V.shape[0], at.d, V.shape[3], at.n)
 
-# %% ../nbs/02_rules.ipynb #c034
+# %% ../nbs/02_rules.ipynb #2ed14476
 class Loss(Rule):
     "What an output is measured by: one number a sample, with the targets as a second argument."
     traced = False

@@ -1,8 +1,13 @@
 """The engine beyond correctness on random graphs: plans, chunks, columns, kinks, limits, cost."""
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import autograd.numpy as anp
 import numpy as np
@@ -10,10 +15,12 @@ import pytest
 
 from hessian_nb import graph
 from hessian_nb import hessian as engine
-from hessian_nb.graph import Graph, Rule
+from hessian_nb.graph import Graph, Rule, backward
 from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
 from hessian_nb.rules import (Add, AvgPool, Conv, CrossEntropy, Dense, MaxPool, Multiply, ReLU, Softplus, SquaredError,
                               Tanh)
+
+HERE = Path(__file__).parent
 
 
 def convolutional():
@@ -243,3 +250,46 @@ def test_many_samples_keep_the_memory_small():
     tracemalloc.stop()
     assert peak < 2*8*net.size**2 + 300e6
     assert close(H.dense(), np.mean([hessian(net, theta, X[i::8], Y[i::8]).dense() for i in range(8)], axis=0), 1e-12)
+
+
+# --- interrupted and resumed
+
+SLOW = '''
+import sys, time
+import hessian_nb.hessian as engine
+from test_hessian import data_for, dense
+net = dense(20, 16, 8, 5)
+theta, X, Y = data_for(net, 40000, 5)
+class Eager(engine.Checkpoint):
+    def save(self, **arrays):
+        self.saved = -1e9
+        super().save(**arrays)
+        print('saved', flush=True)
+        time.sleep(.2)
+engine.Checkpoint, engine.plan_ = Eager, engine.plan
+engine.plan = lambda net, N: engine.Plan(**{**vars(engine.plan_(net, N)), 'chunk': 500})
+engine.hessian(net, theta, X, Y, checkpoint=sys.argv[1])
+'''
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_hessian_goes_on(tmp_path, monkeypatch, how):
+    "A process that is stopped in the middle leaves a file from which only the rest is computed, with the same result."
+    file = tmp_path/'half.npz'
+    run = subprocess.Popen([sys.executable, '-c', SLOW, file], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                           env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [HERE.parent, HERE]))})
+    for _ in range(3): assert run.stdout.readline() == b'saved\n'
+    run.send_signal(how)
+    assert run.wait() != 0
+    assert 12000 <= np.load(file)['done'] < 40000
+
+    net = dense(20, 16, 8, 5)
+    theta, X, Y = data_for(net, 40000, 5)
+    whole = hessian(net, theta, X, Y).dense()
+    monkeypatch.setattr(engine, 'plan', lambda net, N: engine.Plan(**{**vars(plan(net, N)), 'chunk': 500}))
+    with pytest.raises(ValueError, match='belongs to another computation'):
+        hessian(net, theta + 1e-9, X, Y, checkpoint=file)
+    seen = []
+    monkeypatch.setattr(engine, 'backward', lambda *args: seen.append(args[1][-1].n) or backward(*args))
+    assert close(hessian(net, theta, X, Y, checkpoint=file).dense(), whole, 1e-13)
+    assert 0 < sum(seen) <= 40000 - 12000 and not file.exists()
