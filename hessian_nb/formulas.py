@@ -5,7 +5,7 @@ __all__ = ['SCALAR', 'pieces', 'pieces_of', 'pairs', 'T', 'P', 'printed_1', 'men
            'true_parameter_hessian', 'disagrees', 'falsify', 'diagonal_of', 'corrected_1', 'printed_2', 'corrected_2',
            'master', 'edge_push']
 
-# %% ../nbs/03_formulas.ipynb #c005
+# %% ../nbs/03_formulas.ipynb #bd2bb86a
 "The report's formulas as printed, their corrections, and a search for the smallest network that tells them apart."
 
 
@@ -19,7 +19,7 @@ from autograd import hessian as autograd_hessian
 from .graph import LOSS, THETA, Graph, backward, local_jacobian, total_jacobians, zeros_allowed
 from .rules import Add, Dense, Multiply, Square
 
-# %% ../nbs/03_formulas.ipynb #c006
+# %% ../nbs/03_formulas.ipynb #6943e56c
 def pieces(net, theta, x, y=None):
     """All that the formulas are made of, for one sample, as dense matrices: `delta[v]`, `D[u, v]` = ∂f_u/∂f_v,
     `Dtheta[v]`, `T[u, v, w]` = ⟨δ_u, T_{u;v,w}⟩ (v or w may be THETA), `P[u, w]`, `loss` = ∇²ℒ, `Pa`, `Ch`,
@@ -66,7 +66,7 @@ def P(q, u, w):
     "P_{u←w}, zero where w is no ancestor of u."
     return q.P.get((u, w), np.zeros((q.d[u], q.d[w])))
 
-# %% ../nbs/03_formulas.ipynb #c008
+# %% ../nbs/03_formulas.ipynb #13f1d094
 def printed_1(q, literal=True) -> dict:    # (v, w) -> (d_v, d_w)
     """Formula (1) of the report with its base cases (A9, A10); `literal=False` leaves row 2 to v ≠ w, as its
     definition of T suggests."""
@@ -84,7 +84,7 @@ def printed_1(q, literal=True) -> dict:    # (v, w) -> (d_v, d_w)
 
 def mended_1(q) -> dict: return printed_1(q, literal=False)
 
-# %% ../nbs/03_formulas.ipynb #c010
+# %% ../nbs/03_formulas.ipynb #514b4931
 # what the search builds with: kind -> its rule, and how many parents it has
 SCALAR = {'copy': (Add, 1), 'square': (Square, 1), 'product': (Multiply, 2), 'weight': (Dense, 1)}
 
@@ -113,7 +113,7 @@ def recipes(most=6):
     lines = st.lists(st.sampled_from(list(SCALAR)).flatmap(line), min_size=1, max_size=most)
     return st.tuples(st.sampled_from(['z', '½z²']), lines).map(recipe)
 
-# %% ../nbs/03_formulas.ipynb #c011
+# %% ../nbs/03_formulas.ipynb #827cc185
 def true_input_hessian(net, theta, x) -> dict:
     "∂²ℒ/∂ε_v∂ε_w by autograd: nudge every value of a network of single numbers, and differentiate twice."
     names = list(net.nodes)
@@ -134,7 +134,7 @@ def true_parameter_hessian(net, theta, x) -> dict:
     H = autograd_hessian(lambda t: net.losses(t, net.data(x[None]))[0])(theta)
     return {(v, w): H[net.span(v), net.span(w)] for v, w in product(nodes, repeat=2)}
 
-# %% ../nbs/03_formulas.ipynb #c012
+# %% ../nbs/03_formulas.ipynb #c9b57515
 def disagrees(formula, truth, recipe) -> bool:
     "Whether the formula gives another matrix than the truth, at x = 1 and all weights 1."
     net = build(recipe)
@@ -156,14 +156,14 @@ def falsify(formula,      # pieces -> {(v, w): block}
     try: return find(recipes(), lambda recipe: disagrees(formula, truth, recipe), settings=calm)
     except NoSuchExample: return None
 
-# %% ../nbs/03_formulas.ipynb #c017
+# %% ../nbs/03_formulas.ipynb #79bae7ec
 def diagonal_of(formula):
     "The same claim about the blocks (v, v) alone."
     def claim(q): return {(v, w): H for (v, w), H in formula(q).items() if v == w}
     claim.__name__ = formula.__name__ + ' on the diagonal'
     return claim
 
-# %% ../nbs/03_formulas.ipynb #c022
+# %% ../nbs/03_formulas.ipynb #6e0fff58
 def corrected_1(q) -> dict:    # (v, w) -> (d_v, d_w)
     "The input Hessian H^f_{v,w} = ∂²ℒ/∂ε_v∂ε_w by the corrected recursion (A9)."
     H = {(q.out, w): q.loss @ P(q, q.out, w) for w in q.Pa}
@@ -174,7 +174,7 @@ def corrected_1(q) -> dict:    # (v, w) -> (d_v, d_w)
             H[v, w] = H[v, w] + q.D[u, v].T @ H[u, w] + sum(T(q, u, v, s) @ P(q, s, w) for s in q.Pa[u])
     return H
 
-# %% ../nbs/03_formulas.ipynb #c025
+# %% ../nbs/03_formulas.ipynb #65d6b1ea
 def printed_2(q) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
     "Formula (2) of the report on top of (1), rows 3 and 4 with the fewest changes that make their types fit (A12)."
     H, out = mended_1(q), {}
@@ -188,7 +188,7 @@ def printed_2(q) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
         out[v, w] = H_vw
     return out
 
-# %% ../nbs/03_formulas.ipynb #c030
+# %% ../nbs/03_formulas.ipynb #a857fad2
 def corrected_2(q) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
     "The parameter Hessian from the input Hessian, corrected (A12)."
     H, out = corrected_1(q), {}
@@ -199,7 +199,7 @@ def corrected_2(q) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
                      + Dv.T @ sum(P(q, s, v).T @ T(q, w, s, THETA) for s in q.Pa[w]))
     return out
 
-# %% ../nbs/03_formulas.ipynb #c033
+# %% ../nbs/03_formulas.ipynb #f594fcfc
 def master(q) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
     "J_outᵀ ∇²ℒ J_out + Σ_u Σ_{s,t∈Pa⁺(u)} J_sᵀ ⟨δ_u, T_{u;s,t}⟩ J_t: a parameter is one more parent."
     def J(u, s, v):
@@ -212,7 +212,7 @@ def master(q) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
         for v, w in out: out[v, w] = out[v, w] + J(u, s, v).T @ block @ J(u, t, w)
     return out
 
-# %% ../nbs/03_formulas.ipynb #c038
+# %% ../nbs/03_formulas.ipynb #769c3492
 def edge_push(q, cross=True) -> dict:    # (v, w) -> (p_v, p_w), blocks by node
     """The parameter Hessian by block edge pushing (A18), for one sample and dense matrices; a port is a node or a
     parameter (v, THETA).

@@ -2,14 +2,14 @@
 
 # %% auto #0
 __all__ = ['THETA', 'LOSS', 'BOX', 'ARROW', 'Local', 'zeros_allowed', 'jvp', 'each', 'per_sample', 'written_out', 'identity',
-           'Rule', 'Custom', 'arity', 'as_rule', 'depends', 'differentiable', 'probe', 'samples_apart', 'finite',
-           'Data', 'named', 'Parameter', 'Node', 'Blueprint', 'reaching', 'depending', 'Graph', 'backward',
+           'directions', 'Rule', 'Custom', 'arity', 'as_rule', 'depends', 'differentiable', 'probe', 'samples_apart',
+           'finite', 'Data', 'named', 'Parameter', 'Node', 'Blueprint', 'reaching', 'depending', 'Graph', 'backward',
            'local_jacobian', 'total_jacobians', 'layers', 'layout', 'svg', 'by']
 
-# %% ../nbs/01_graph.ipynb #f10270c2
+# %% ../nbs/01_graph.ipynb #c5657563
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from inspect import signature
 from math import prod
@@ -19,7 +19,7 @@ import numpy as np
 from autograd.core import VJPNode, make_vjp
 from autograd.tracer import trace
 
-# %% ../nbs/01_graph.ipynb #bb1a3b5f
+# %% ../nbs/01_graph.ipynb #3a4c572f
 THETA = 'θ'   # the slot of the parameter: one more parent of its node
 
 
@@ -51,7 +51,7 @@ class Local:
         if key not in self.cache: self.cache[key] = compute()
         return self.cache[key]
 
-# %% ../nbs/01_graph.ipynb #73d6ec3d
+# %% ../nbs/01_graph.ipynb #58efe75c
 @contextmanager
 def zeros_allowed():
     "Autograd warns where a value does not depend on what it is differentiated in; here that is a zero like any other."
@@ -67,15 +67,20 @@ def jvp(F,                  # differentiable function of one array
     pullback, f = make_vjp(F, a)
     return make_vjp(pullback, np.zeros_like(f))[0]
 
-# %% ../nbs/01_graph.ipynb #49384523
-def each(linear,            # a linear map of one array (d, n) -> (e, n)
+# %% ../nbs/01_graph.ipynb #fae0eccb
+def each(at,                # Local of the node that it belongs to
+         linear,            # a linear map of one array
          A:np.ndarray,      # (a, d, b, n)
-         shape:tuple,       # what the map takes: (*shape, n)
-        ) -> np.ndarray:    # (a, e, b, n)
+         takes:tuple,       # shape of what the map takes, d·n numbers
+         gives:int,         # samples in what it gives: n, or 1 for a sum over them
+        ) -> np.ndarray:    # (a, e, b, n or 1)
     "Apply a linear map to every vector of a four-axis block."
-    a, _, b, n = A.shape
-    out = [[np.asarray(linear(A[i, :, j].reshape(*shape, n))).reshape(-1, n) for j in range(b)] for i in range(a)]
-    return np.array(out).transpose(0, 2, 1, 3)
+    a, _, b, _ = A.shape
+    out = [[np.asarray(linear(A[i, :, j].reshape(takes))).reshape(-1, gives) for j in range(b)] for i in range(a)]
+    if not np.isfinite(out := np.array(out)).all():
+        raise ValueError(f"node '{at.name}': autograd's derivative is not finite, though the value is; write the "
+                         'function so that no part of it overflows or divides by zero, or take a rule such as Tanh()')
+    return out.transpose(0, 2, 1, 3)
 
 
 def per_sample(A:np.ndarray,   # (a, d, b, n)
@@ -95,9 +100,10 @@ def written_out(B):
     return out
 
 
-def identity(d): return np.eye(d).reshape(1, d, d, 1)   # the identity as a four-axis block
+def identity(d): return np.eye(d).reshape(1, d, d, 1)     # the identity as a four-axis block
+def directions(d): return np.eye(d).reshape(d, d, 1, 1)   # and as a bundle of directions, those of a parameter
 
-# %% ../nbs/01_graph.ipynb #6583fecb
+# %% ../nbs/01_graph.ipynb #90fb55b7
 class Rule:
     """What one kind of node does. `value` is enough: the derivatives below are found by autograd.
     A subclass states them in closed form where that is faster, and nothing else changes.
@@ -127,14 +133,12 @@ class Rule:
 
     def along(self, at, **given):
         "The node as a function of some of its slots, the others held at the point."
-        if THETA not in given: return self.value([given.get(str(i), x) for i, x in enumerate(at.x)], at.theta)
-        cut = [given.get(str(i), x) for i, x in enumerate(at.x)]
-        one = [self.value([x[..., i:i+1] for x in cut], at.unpack(given[THETA][:, i])) for i in range(at.n)]
-        return anp.concatenate(one, axis=-1)
+        x = [given.get(str(i), x) for i, x in enumerate(at.x)]
+        return self.value(x, at.unpack(given[THETA]) if THETA in given else at.theta)
 
     def argument(self, at, slot):
-        "The argument in one slot; a parameter is given to each sample as its own copy (p_v, n)."
-        return np.repeat(at.flat[:, None], at.n, 1) if slot == THETA else at.x[slot]
+        "The argument in one slot; a parameter (p_v,) is one for all samples: what comes back to it is their sum."
+        return at.flat if slot == THETA else at.x[slot]
 
     def back(self, at, slot):
         "Autograd's pullback to one slot, traced once."
@@ -144,7 +148,8 @@ class Rule:
     def pull(self, at, slot, A, total=False):
         "D_slotᵀ on the second axis: (a, d_v, b, n) -> (a, d_slot, b, n); `total`: summed over the samples."
         a, d, b, n = A.shape
-        if a*b < d: out = each(self.back(at, slot), A, at.value.shape[:-1])
+        if slot == THETA and total: return each(at, self.back(at, slot), A, at.value.shape, 1)
+        if slot != THETA and a*b < d: out = each(at, self.back(at, slot), A, at.value.shape, n)
         else: out = per_sample(A, self.jacobian(at, slot))
         return out.sum(-1, keepdims=True) if total else out
 
@@ -152,14 +157,23 @@ class Rule:
         """D_slot on the second axis: (a, d_slot, b, n) -> (a, d_v, b, n); along θ one direction serves all samples:
         (a, p_v, b, 1)."""
         x = self.argument(at, slot)
-        V = np.broadcast_to(V, (*V.shape[:3], at.n))
-        return each(jvp(lambda z: self.along(at, **{str(slot): z}), x), V, x.shape[:-1])
+        if slot != THETA: V = np.broadcast_to(V, (*V.shape[:3], at.n))
+        return each(at, jvp(lambda z: self.along(at, **{str(slot): z}), x), V, x.shape, at.n)
 
     def curve(self, at, s, t, V, total=False):
         "⟨δ, T_{s,t}⟩ V: (a, d_t, b, n) -> (a, d_s, b, n); `total`: summed over the samples."
-        back, shape = at.once(('curve', s, t), lambda: self.second(at, s, t))
-        out = each(back, np.broadcast_to(V, (*V.shape[:3], at.n)), shape)
+        if t != THETA: V = np.broadcast_to(V, (*V.shape[:3], at.n))
+        if s == THETA and not total: return self.one_by_one(at, s, t, V)
+        back, takes = at.once(('curve', s, t), lambda: self.second(at, s, t))
+        out = each(at, back, V, takes, 1 if s == THETA else at.n)
         return out.sum(-1, keepdims=True) if total else out
+
+    def one_by_one(self, at, s, t, V):
+        "The same for a parameter's part of every sample: what autograd gives is summed, so each sample goes alone."
+        alone = [replace(at, x=[x[..., [i]] for x in at.x], value=at.value[..., [i]], delta=at.delta[:, [i]], cache={})
+                 for i in range(at.n)]
+        return np.concatenate([Rule.curve(self, one, s, t, V if t == THETA else V[..., [i]], total=True)
+                               for i, one in enumerate(alone)], -1)
 
     def second(self, at, s, t):
         "The pullback of x_s ↦ ∂(δ·f)/∂x_t, and the shape of what it takes."
@@ -168,17 +182,21 @@ class Rule:
             fixed = {} if s == t else {str(s): zs}
             return make_vjp(lambda zt: self.along(at, **fixed, **{str(t): zt}), zs if s == t else xt)[0](delta)
         with zeros_allowed():   # a node may be linear in this pair
-            return make_vjp(slope, xs)[0], xt.shape[:-1]
+            return make_vjp(slope, xs)[0], xt.shape
 
     def jacobian(self, at, slot):
         "D_slot for each sample, (d_v, d_slot, n), computed once."
         def compute():
+            if slot == THETA: return self.tangent(at, THETA, directions(at.flat.size))[:, :, 0].swapaxes(0, 1)
             eye = np.broadcast_to(identity(at.d), (1, at.d, at.d, at.n))
-            return each(self.back(at, slot), eye, at.value.shape[:-1])[0].swapaxes(0, 1)
+            return each(at, self.back(at, slot), eye, at.value.shape, at.n)[0].swapaxes(0, 1)
         return at.once(('jacobian', slot), compute)
 
     def seed(self, at, s, t):
-        "The curvature seed ⟨δ, T_{s,t}⟩ as a block: (d_s, d_t, n), or (d, n) when it is diagonal."
+        """The curvature seed ⟨δ, T_{s,t}⟩ as a block: (d_s, d_t, n), or (d, n) when it is diagonal; of a parameter with
+        itself summed over the samples, (p_v, p_v, 1)."""
+        if s == THETA != t: return self.seed(at, t, s).swapaxes(0, 1)
+        if t == THETA: return self.curve(at, s, t, directions(at.flat.size), total=s == t)[:, :, 0].swapaxes(0, 1)
         return self.curve(at, s, t, identity(at.size(t)))[0]
 
     def pull_diagonal(self, at, slot, e):
@@ -191,7 +209,7 @@ class Rule:
 
     def __repr__(self): return f'{type(self).__name__}()'
 
-# %% ../nbs/01_graph.ipynb #ffe5a156
+# %% ../nbs/01_graph.ipynb #ec24bdb4
 class Custom(Rule):
     "Any autograd function as a node: of one sample (default), or of arrays with a leading sample axis (`batched`)."
     def __init__(self, function, batched=False): self.function, self.batched = function, batched
@@ -228,7 +246,7 @@ def as_rule(rule, batched=False) -> Rule:
         raise TypeError(f'got {type(rule).__name__}; a node takes a rule such as Tanh() or a function')
     return Custom(rule, batched)
 
-# %% ../nbs/01_graph.ipynb #15a8968b
+# %% ../nbs/01_graph.ipynb #023ba9c6
 LOSS = 'ℒ'   # the last node of every graph: what the output is measured by
 
 
@@ -293,7 +311,7 @@ def samples_apart(f, args, k, out):
     if not np.allclose(alone, out):
         raise ValueError('batched=True, but the value of a sample changes with the others; samples must not mix')
 
-# %% ../nbs/01_graph.ipynb #ac6044aa
+# %% ../nbs/01_graph.ipynb #8bc89216
 def finite(name, x, shape):
     "The data of one input as floats (N, *shape), checked."
     x = np.asarray(x)
@@ -328,7 +346,7 @@ class Data:
         if reduction not in ('mean', 'sum'): raise ValueError(f"reduction={reduction!r}; expected 'mean' or 'sum'")
         return 1/self.N if reduction == 'mean' else 1.
 
-# %% ../nbs/01_graph.ipynb #2e871563
+# %% ../nbs/01_graph.ipynb #74e5524e
 def named(name):
     "A name that can be one."
     if not isinstance(name, str) or not name or '.' in name or name in (LOSS, THETA):
@@ -385,7 +403,7 @@ class Node:
         "Slots of the rule: one for each parent, then θ if there is one."
         return [*range(len(self.parents)), *([THETA] if self.theta else [])]
 
-# %% ../nbs/01_graph.ipynb #1a8d8a3b
+# %% ../nbs/01_graph.ipynb #2949531a
 class Blueprint:
     "The structure: nodes, parents first (so the order of creation is topological), and where each parameter lies in θ."
     def __init__(self): self.nodes, self.parameters, self.output_node, self.loss_rule = {}, {}, None, None
@@ -529,7 +547,7 @@ class Blueprint:
         "Where the parameter of a node lies in θ."
         return self.parameters[self.nodes[name].theta].span
 
-# %% ../nbs/01_graph.ipynb #29937e47
+# %% ../nbs/01_graph.ipynb #adfe3905
 def reaching(net) -> set:
     "The nodes from which a path leads to the output."
     seen, parents = {net.output_node}, net.parents()
@@ -546,7 +564,7 @@ def depending(net, wanted=None) -> set:
         if name in alive and (source or live.intersection(v.parents)): live.add(name)
     return live
 
-# %% ../nbs/01_graph.ipynb #edc13dd0
+# %% ../nbs/01_graph.ipynb #ec3e584f
 class Graph(Blueprint):
     "A network to evaluate: values, losses, gradients, and the local linearisation that all second order starts from."
     def _repr_html_(self): return svg(self)
@@ -600,7 +618,17 @@ class Graph(Blueprint):
             theta_v = v.unpack(flat) if v.theta else None
             value = data.X[name] if v.rule is None else np.asarray(v.rule.value(x, theta_v))
             at[name] = Local(name, v.rule, x, theta_v, flat, v.unpack, value)
-        return [*at.values(), self._loss_local(at[self._output()].value, data, weight)]
+        loss = self._loss_local(at[self._output()].value, data, weight)
+        if not np.isfinite(loss.value).all(): self._overflow([*at.values(), loss])
+        return [*at.values(), loss]
+
+    def _overflow(self, local):
+        "Say where the first value appeared that is not finite."
+        for at in local:
+            bad = ~np.isfinite(at.value).reshape(-1, at.n).all(0)
+            if bad.any(): break
+        raise ValueError(f"node '{at.name}': its value is not finite at {bad.sum()} of {at.n} samples, so the loss is "
+                         'not either and has no curvature; the parameters or the data are too large')
 
     def _loss_local(self, z, data, weight):
         x = [z] if data.Y is None else [z, data.Y]
@@ -640,7 +668,7 @@ class Graph(Blueprint):
         "How many samples' values fit into `budget` bytes."
         return max(1, int(budget / (8*sum(v.size for v in self.nodes.values()))))
 
-# %% ../nbs/01_graph.ipynb #ba14de38
+# %% ../nbs/01_graph.ipynb #027341af
 def backward(net,     # Graph
              local,   # what net.linearize returned
              live=None,   # names of the nodes whose δ is wanted (default: all)
@@ -655,7 +683,7 @@ def backward(net,     # Graph
             at[s].delta = pulled if at[s].delta is None else at[s].delta + pulled
     return local
 
-# %% ../nbs/01_graph.ipynb #edea6879
+# %% ../nbs/01_graph.ipynb #3cf2aa72
 def local_jacobian(at,    # Local
                    slot,  # which argument
                   ) -> np.ndarray:   # (N, d_v, d_slot)
@@ -676,7 +704,7 @@ def total_jacobians(net, local) -> dict:   # (u, w) -> (N, d_u, d_w) for every w
                 P[u.name, w] = P.get((u.name, w), 0) + D @ P[s, w]
     return P
 
-# %% ../nbs/01_graph.ipynb #7eaed0b6
+# %% ../nbs/01_graph.ipynb #2a14d9a9
 def layers(edges,    # (from, to) names
            vertices, # in topological order
           ) -> dict: # vertex -> layer
@@ -707,7 +735,7 @@ def layout(edges,    # (from, to) names, repeated edges once each
     at = igraph.Graph(len(level), links, directed=True).layout_sugiyama(layers=level).coords
     return {v: at[i] for v, i in ids.items()}, {e: [at[i] for i in path] for e, path in pieces.items()}
 
-# %% ../nbs/01_graph.ipynb #3ad1515d
+# %% ../nbs/01_graph.ipynb #7f88a24a
 BOX = 148, 52, 36, 26   # width and height of a box, gaps between boxes, in pixels
 
 

@@ -8,11 +8,11 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'allowed', 'afford', 'places', 'order', 'starts',
            'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'plan', 'products',
            'accumulate', 'forward_tangents', 'traced', 'blas', 'over_chunks', 'in_order', 'Products', 'held',
-           'Checkpoint', 'fingerprint', 'curvature', 'numbers', 'columns', 'hessian', 'autograd_product', 'terms',
+           'Checkpoint', 'fingerprint', 'curvature', 'spans', 'columns', 'hessian', 'autograd_product', 'terms',
            'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
            'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
-# %% ../nbs/03_hessian.ipynb #4508468e
+# %% ../nbs/03_hessian.ipynb #316303d0
 import hashlib
 import json
 import os
@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, reaching, written_out
 from .rules import Diagonal
 
-# %% ../nbs/03_hessian.ipynb #12f915f4
+# %% ../nbs/03_hessian.ipynb #94d1e0ab
 KINDS = 'gauss-newton', 'pure', 'mixed', 'input-parameter', 'parameter'
 
 
@@ -56,7 +56,7 @@ def term(net, node, s, t) -> tuple:
 
 def everything(term): return True
 
-# %% ../nbs/03_hessian.ipynb #67315fb2
+# %% ../nbs/03_hessian.ipynb #06238c51
 def transposed(B): return B if B.ndim == 2 else B.swapaxes(0, 1)
 
 
@@ -81,7 +81,7 @@ def left(at, slot, B):
     if B.ndim == 2: return transposed(at.rule.pull_diagonal(at, slot, B))
     return at.rule.pull(at, slot, B[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #6a55e9f5
+# %% ../nbs/03_hessian.ipynb #d2b89c91
 @dataclass(eq=False)
 class Port:
     """A row that outlives its node: one side of ∂(gradient of θ_v), or of ∂(gradient of f_v).
@@ -113,7 +113,7 @@ def parameter_ports(at) -> list:
     if at.flat is None: return []
     return [Port(at, 'value'), Port(at, 'features')] if at.rule.affine else [Port(at, THETA)]
 
-# %% ../nbs/03_hessian.ipynb #bece451f
+# %% ../nbs/03_hessian.ipynb #29f5cf5b
 class Coupled:
     "W: the Hessian with respect to all that is alive. Each block stands once, under the node that is eliminated first."
     def __init__(self, local):
@@ -132,7 +132,7 @@ class Coupled:
 
     def pop(self, u): return self.columns.pop(u)
 
-# %% ../nbs/03_hessian.ipynb #aaa63122
+# %% ../nbs/03_hessian.ipynb #7ae0d640
 def push(W,             # Coupled, empty: the blocks that are alive
          net,           # Graph
          local,         # linearised and with δ: what `backward` returned
@@ -183,7 +183,7 @@ def hand_on(W, at, row, parents):
         for t, other in parents.items():
             if t >= s: W.add(other, parent, left(at, t, pulled[id(own)]), mirror=t != s)
 
-# %% ../nbs/03_hessian.ipynb #c84be7af
+# %% ../nbs/03_hessian.ipynb #4aeb97f2
 def contract(port,   # a kept row
              at,     # the node with the other parameter
              B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
@@ -272,7 +272,7 @@ def spread(G):
     full[i, :, i] = G
     return full.reshape(s*Q, s, f, k)
 
-# %% ../nbs/03_hessian.ipynb #dc230232
+# %% ../nbs/03_hessian.ipynb #e2a382a6
 class Layout(NamedTuple):
     "How a parameter lies in θ from `start` on: as a matrix (rows, columns), one more column behind it with a bias."
     start: int
@@ -306,7 +306,7 @@ def triangle(pairs):
     table[upper] = table[upper[::-1]] = np.arange(pairs)
     return table
 
-# %% ../nbs/03_hessian.ipynb #9f85b743
+# %% ../nbs/03_hessian.ipynb #3211cb03
 def place(H, R, C, G, add, first=0):
     """H[θ_row, θ_column] = G, or += G, given as (row coordinate, column coordinate, row factor, column factor);
     the row coordinates may be a part, from `first` on."""
@@ -345,13 +345,15 @@ def in_parallel(f, items, p):
     if p <= 2000: return [f(item) for item in items]
     with ThreadPoolExecutor(CORES) as pool: return list(pool.map(f, items))
 
-# %% ../nbs/03_hessian.ipynb #355370f8
+# %% ../nbs/03_hessian.ipynb #20f82805
 class Sums:
     "Contractions added up over chunks, uses of a shared parameter and the two rows of a layer, then laid out once."
-    def __init__(self, starts, numbers, p):
+    def __init__(self, starts, spans, p):
         self.starts, self.p = starts, p        # node -> where its parameter starts; order of the matrix
         self.pairs, self.own = {}, {}          # (Layout, Layout) -> G; (Layout, packing) -> a layer's own block, packed
-        self.numbers, self.columns = numbers, np.zeros((len(numbers), p))      # what comes by columns
+        self.spans = spans                     # what comes by columns, and the row of `columns` of each number
+        self.row = {i: row for row, i in enumerate(i for span in spans for i in span)}
+        self.columns = np.zeros((len(self.row), p))
         self.lock = threading.Lock()
 
     def state(self) -> dict:
@@ -423,12 +425,13 @@ class Sums:
             halves.clear(), own.clear()
         self.pairs.clear(), self.own.clear()
         in_parallel(lay, shared.values(), self.p)
-        H[self.numbers], H[:, self.numbers] = self.columns, self.columns.T
-        both = np.ix_(self.numbers, self.numbers)
-        H[both] = (H[both] + H[both].T)/2                       # symmetric to the last bit, like the rest
+        for span in reversed(self.spans):      # a span's columns hold its part in later ones, not in earlier ones
+            part, own = self.columns[self.row[span.start]:][:len(span)], slice(span.start, span.stop)
+            part[:, own] = (part[:, own] + part[:, own].T)/2                   # symmetric to the last bit
+            H[own], H[:, own] = part, part.T
         return H
 
-# %% ../nbs/03_hessian.ipynb #ce085915
+# %% ../nbs/03_hessian.ipynb #d24f093d
 class BlockMatrix:
     "A symmetric matrix with named blocks: H['h', 'z'], H['h.W', 'z.b'] are views; np.asarray(H) is the whole."
     def __init__(self, array, places, certify=None):
@@ -476,7 +479,7 @@ class BlockMatrix:
         sizes = ', '.join(f'{n} {self.places[n].stop - self.places[n].start}' for n in self.names)
         return f'BlockMatrix {self.shape[0]}×{self.shape[1]}: {sizes}'
 
-# %% ../nbs/03_hessian.ipynb #ab3daa7c
+# %% ../nbs/03_hessian.ipynb #0196c77a
 PALETTE = {'gauss-newton': '#0072B2', 'pure': '#D55E00', 'mixed': '#E69F00',
            'input-parameter': '#009E73', 'parameter': '#CC79A7'}
 
@@ -547,7 +550,7 @@ def draw_terms(a,          # Attribution
     ax.set_title(title or f'vᵀHv = {a.total():.4g}', fontsize=10)
     return ax
 
-# %% ../nbs/03_hessian.ipynb #9f9fead6
+# %% ../nbs/03_hessian.ipynb #24d84c60
 class KinkWarning(UserWarning):
     "The point lies on a kink: there the Hessian does not exist, and one-sided slopes are taken."
 
@@ -597,7 +600,7 @@ def vanishing(net, local) -> dict:
         zero[at.name] = at.rule.vanishes(at, [zero[p] for p in parents[at.name]]) if at.rule else at.value == 0
     return zero
 
-# %% ../nbs/03_hessian.ipynb #26c7d633
+# %% ../nbs/03_hessian.ipynb #8afbed2b
 def allowed(max_bytes):
     "How many bytes a result may take: as many as asked for, or half of the memory that can be had now."
     return psutil.virtual_memory().available/2 if max_bytes is None else max_bytes
@@ -636,7 +639,7 @@ def starts(net, untied=False) -> dict:
     table = places(net, untied)
     return {v.name: table[v.name if untied else v.theta].start for v in net.nodes.values() if v.theta}
 
-# %% ../nbs/03_hessian.ipynb #964db022
+# %% ../nbs/03_hessian.ipynb #c4151cf6
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
     def __init__(self, rule): self.rule, self.affine = rule, rule.affine
@@ -661,7 +664,7 @@ def hollow(net) -> list:
         local.append(Local(v.name, rule, x, theta_v, flat, v.unpack, value, delta))
     return local
 
-# %% ../nbs/03_hessian.ipynb #068c6193
+# %% ../nbs/03_hessian.ipynb #89e03815
 @dataclass
 class Plan:
     "What a Hessian will cost, counted before it is computed."
@@ -718,7 +721,7 @@ def plan(net,             # Graph
          budget=8e7,      # bytes for what is alive at a time
         ) -> Plan:
     """Two-sided push where the maps are small, columns where they are large: whichever costs less. As measured, an
-    entry that is written costs as much as 100 multiply-adds of a GEMM, a multiply-add of a column as much as five."""
+    entry that is written costs as much as 100 multiply-adds of a GEMM, a multiply-add of a column as much as eight."""
     local, alive = {at.name: at for at in hollow(net)}, reaching(net)
     uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in alive]
     one_column = 4*sum(at.rule.work(at, s) for at in local.values() if at.rule for s in range(len(at.x)))
@@ -728,7 +731,7 @@ def plan(net,             # Graph
         pushed = [name for name, t in uses if t not in early]
         size, work, traffic = footprint(net, pushed)
         alone = one_column*sum(net.parameters[t].size for t in early if t)
-        options.append((work + 100*traffic + 5*alone, size, work + alone, pushed, [n for n, t in uses if t in early]))
+        options.append((work + 100*traffic + 8*alone, size, work + alone, pushed, [n for n, t in uses if t in early]))
         if all(net.nodes[name].rule.rank_one for name, _ in uses): break                   # nothing to win by columns
     _, size, work, pushed, columns = min(options)
     parts = CORES if work*N > 1e9 else 1                                  # threads, where the work is worth them
@@ -736,7 +739,7 @@ def plan(net,             # Graph
     chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
     return Plan(pushed, columns, size, work, -(-N//chunks))
 
-# %% ../nbs/03_hessian.ipynb #9962e209
+# %% ../nbs/03_hessian.ipynb #1f5c89c5
 def products(net,           # Graph
              local,         # linearised and with δ
              V,             # directions (m, p), in the order of `starts`
@@ -778,7 +781,7 @@ def forward_tangents(net, local, V, starts) -> dict:
         for s, tangent in given[at.name].items(): accumulate(moved, at.name, at.rule.tangent(at, s, tangent))
     return given
 
-# %% ../nbs/03_hessian.ipynb #ecf50ae9
+# %% ../nbs/03_hessian.ipynb #52cd7519
 def traced(net) -> bool:
     "Whether some rule is differentiated by autograd, which is not safe in threads."
     return any(rule.traced for rule in [net.loss_rule, *(v.rule for v in net.nodes.values())] if rule)
@@ -811,16 +814,16 @@ def in_order(net, work, items, sizes, what) -> list:
             bar.update(size)
     return found
 
-# %% ../nbs/03_hessian.ipynb #83ad752d
+# %% ../nbs/03_hessian.ipynb #430af869
 class Products:
     "V ↦ VH for directions (m, p): the network is linearised once, and what finds room is kept for the next call."
     def __init__(self, net, theta, X, Y, seeds=everything, reduction='mean', kinks='warn', what='products', room=1e9):
         self.net, self.theta, self.data = net, net.check_theta(theta).copy(), net.data(X, Y, loss=True)
         self.seeds, self.what, self.begin, self.live = seeds, what, starts(net), depending(net)
         self.weight, self.kinks = self.data.weight(reduction), Kinks(net, kinks)
-        width = 8*sum(v.size for v in net.nodes.values())       # bytes of one sample's values
-        self.size = max(1, min(-(-self.data.N//CORES), int(8e6/width)))
-        self.together = max(1, int(6.4e7/(width*self.size)))    # directions at a time
+        width, N = 8*sum(v.size for v in net.nodes.values()), self.data.N     # bytes of one sample's values
+        self.size = N if N*width < 4e6 else max(1, min(-(-N//CORES), int(8e6/width)))   # threads only where they pay
+        self.together = max(1, int(1e7/(width*self.size)))                              # directions at a time
         self.room, self.chunks, self.kept = room, list(self.data.chunks(self.size)), {}
 
     def __call__(self, V):    # (m, p) -> (m, p)
@@ -846,7 +849,7 @@ def held(local) -> int:
     def features(at): return at.n*at.flat.size//at.rule.rows()*at.d//at.rule.rows()
     return sum(4*at.value.nbytes + (8*features(at) if at.flat is not None and at.rule.affine else 0) for at in local)
 
-# %% ../nbs/03_hessian.ipynb #b395c3f2
+# %% ../nbs/03_hessian.ipynb #02145621
 class Checkpoint:
     "What is finished of a long sum, in a file: after an interrupt the same call goes on from there."
     def __init__(self, path, what, *belongs, seconds=3):
@@ -893,7 +896,7 @@ def fingerprint(*things) -> str:
         else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
     return digest.hexdigest()
 
-# %% ../nbs/03_hessian.ipynb #53b9ac86
+# %% ../nbs/03_hessian.ipynb #4df8eba0
 def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='warn', max_bytes=None,
               what='the Hessian', checkpoint=None) -> BlockMatrix:
     "The matrix of the given seeds."
@@ -902,7 +905,7 @@ def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='wa
     p = order(table)
     afford(p, what, max_bytes)
     cost, seen, weight = plan(net, data.N), Kinks(net, kinks), data.weight(reduction)
-    live, sums = depending(net, cost.pushed), Sums(begin, numbers(net, cost.columns, begin), p)
+    live, sums = depending(net, cost.pushed), Sums(begin, spans(net, cost.columns, begin), p)
     file = Checkpoint(checkpoint, what, theta, data.X, data.Y, untied, reduction, cost.chunk, net.nodes)
 
     def work(local):
@@ -917,24 +920,30 @@ def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='wa
     return BlockMatrix(sums.matrix(), table)
 
 
-def numbers(net, nodes, begin):
-    "Numbers of some nodes' parameters, each once."
-    spans = [range(begin[u], begin[u] + net.parameters[net.nodes[u].theta].size) for u in nodes]
-    return np.unique([i for span in spans for i in span]).astype(int)
+def spans(net, nodes, begin) -> list:
+    "Where some nodes' parameters lie in the matrix, each once, in order."
+    sizes = {begin[u]: net.parameters[net.nodes[u].theta].size for u in nodes}
+    return [range(start, start + size) for start, size in sorted(sizes.items())]
 
 
 def columns(sums, net, theta, data, seeds, weight, batch=20):
-    "The columns (and rows) of some parameters, by the push from one side."
+    "The columns of some parameters, by the push from one side; it need not go back to those that had their turn."
+    turns, had = [], set()
+    for span in sums.spans:
+        live = depending(net, [u for u, start in sums.starts.items() if start not in had])
+        turns += [(span[i:i+batch], live) for i in range(0, len(span), batch)]
+        had.add(span.start)
+
     def work(local):
-        for i in range(0, len(sums.numbers), batch):
-            V = np.zeros((len(sums.numbers[i:i+batch]), sums.p))
-            V[np.arange(len(V)), sums.numbers[i:i+batch]] = 1
-            part = products(net, local, V, sums.starts, seeds)
-            with sums.lock: sums.columns[i:i+batch] += part
+        for turn, live in turns:
+            V = np.zeros((len(turn), sums.p))
+            V[np.arange(len(turn)), turn] = 1
+            part = products(net, local, V, sums.starts, seeds, live)
+            with sums.lock: sums.columns[sums.row[turn.start]:][:len(turn)] += part
     size = min(net.chunk(6.4e7/batch), -(-data.N//CORES))
     over_chunks(net, theta, data, size, work, weight, Kinks(net, 'ignore'), 'columns')
 
-# %% ../nbs/03_hessian.ipynb #64d5d8bc
+# %% ../nbs/03_hessian.ipynb #f4172f1c
 def hessian(net,                # Graph
             theta,              # parameters (p,)
             X, Y=None,          # samples and targets
@@ -958,7 +967,7 @@ def autograd_product(net, theta, X, Y, v, reduction='mean') -> np.ndarray:
         out += make_vjp(slope, np.asarray(theta, float))[0](v)
     return out*data.weight(reduction)
 
-# %% ../nbs/03_hessian.ipynb #12199535
+# %% ../nbs/03_hessian.ipynb #c567195e
 def terms(net) -> list:
     "Every (node, kind) that can add curvature to the parameter Hessian, in topological order."
     live, parents, found = depending(net), net.parents(), {}
@@ -1008,7 +1017,7 @@ def look(net, theta, X, Y, kinks):
     theta, data = net.check_theta(theta), net.data(X, Y, loss=True)
     over_chunks(net, theta, data, net.chunk(), lambda local: None, 1., Kinks(net, kinks), 'kinks')
 
-# %% ../nbs/03_hessian.ipynb #10d61396
+# %% ../nbs/03_hessian.ipynb #7349b1fb
 class Attribution(Terms):
     "vᵀHv split: (node, kind) -> float. `per_sample` has the same keys and arrays (N,), whose mean (or sum) it is."
     def __init__(self, per_sample, reduction): self.per_sample, self.reduce = per_sample, getattr(np, reduction)
@@ -1063,7 +1072,7 @@ def hessian_vector(net, theta, X, Y, v, seeds=everything, reduction='mean', kink
     product = Products(net, theta, X, Y, seeds, reduction, kinks, 'Hessian-vector product', room=0)
     return product(direction(net, v)[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #9d56d9cb
+# %% ../nbs/03_hessian.ipynb #987fb4f3
 class InputHessian(Mapping):
     "H^f: K['v', 'w'] is ∂²ℓ_n/∂ε_v∂ε_w for each sample, (N, d_v, d_w), ε a nudge of a node's value."
     def __init__(self, net, blocks, N): self.net, self.blocks, self.N = net, blocks, N

@@ -4,10 +4,10 @@
 __all__ = ['positive', 'per_axis', 'single', 'spatial', 'fits', 'alike', 'Affine', 'Dense', 'windows', 'gather', 'scatter',
            'Conv', 'Diagonal', 'Tanh', 'Sigmoid', 'Softplus', 'GELU', 'Sine', 'Square', 'Flatten', 'Add', 'Multiply',
            'Hinge', 'ReLU', 'LeakyReLU', 'Abs', 'HardTanh', 'Maximum', 'Piecewise', 'Pool', 'AvgPool', 'MaxPool',
-           'Concat', 'matrices', 'blocks', 'MatMul', 'Rows', 'Softmax', 'LayerNorm', 'Loss', 'CrossEntropy',
-           'SquaredError']
+           'Concat', 'Transpose', 'matrices', 'blocks', 'MatMul', 'Rows', 'Softmax', 'LayerNorm', 'Loss',
+           'CrossEntropy', 'SquaredError']
 
-# %% ../nbs/02_rules.ipynb #5daaa6bf
+# %% ../nbs/02_rules.ipynb #17e4c473
 from itertools import product
 from math import prod
 
@@ -19,7 +19,7 @@ from autograd.scipy.special import erf, logsumexp
 
 from .graph import THETA, Rule, by, identity, zeros_allowed
 
-# %% ../nbs/02_rules.ipynb #358c5784
+# %% ../nbs/02_rules.ipynb #5bdfb216
 def positive(what, n, least=1):
     "A whole number of at least `least`."
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
@@ -60,7 +60,7 @@ def alike(rule, shapes):
     if len(set(shapes)) != 1: raise ValueError(f'{rule!r} needs parents of one shape, got {shapes}')
     return shapes[0]
 
-# %% ../nbs/02_rules.ipynb #1bff7143
+# %% ../nbs/02_rules.ipynb #9528c1da
 class Affine(Rule):
     """Linear in the parameter: z = W φ + b, with features φ that are a linear map of the input.
 
@@ -146,7 +146,7 @@ class Affine(Rule):
         if not self.bias: return M.reshape(a, o*k, *tail)
         return np.concatenate([M[:, :, :-1].reshape(a, o*(k - 1), *tail), M[:, :, -1]], 1)
 
-# %% ../nbs/02_rules.ipynb #9b85c161
+# %% ../nbs/02_rules.ipynb #7d6b600d
 class Dense(Affine):
     "z = W x + b for the flattened x. Slots W (units, in), b (units,)."
     def __init__(self, units, bias=True): self.units, self.bias = positive('units', units), bias
@@ -163,7 +163,7 @@ class Dense(Affine):
     def pull_diagonal(self, at, slot, e):
         return super().pull_diagonal(at, slot, e) if slot == THETA else e[:, None]*self.matrix(at.theta)[:, :, None]
 
-# %% ../nbs/02_rules.ipynb #404af6a1
+# %% ../nbs/02_rules.ipynb #1cea3568
 def windows(extent,   # spatial shape of the input, padded
             kernel, stride, dilation,  # one number an axis
            ):         # -> list of index tuples, one for each tap of the kernel; the spatial shape of the output
@@ -191,7 +191,7 @@ def scatter(A, taps, extent):   # (a, C, K, *out, t) -> (a, C, *extent, t)
 defvjp(gather, lambda _, x, taps: lambda g: scatter(g, taps, x.shape[2:-1]))
 defvjp(scatter, lambda _, A, taps, extent: lambda g: gather(g, taps))
 
-# %% ../nbs/02_rules.ipynb #d2e59bff
+# %% ../nbs/02_rules.ipynb #4aae0f2e
 class Conv(Affine):
     "Cross-correlation on one or two spatial axes, input (C, *extent). Slots W (channels, C, *kernel), b (channels,)."
     def __init__(self, channels, kernel, stride=1, padding=0, dilation=1, bias=True):
@@ -257,7 +257,7 @@ class Conv(Affine):
 
     def __repr__(self): return f'Conv({self.channels}, {by(np.atleast_1d(self.kernel))})'
 
-# %% ../nbs/02_rules.ipynb #91be6aca
+# %% ../nbs/02_rules.ipynb #ffc7c6a6
 class Diagonal(Rule):
     """Entry i of the value depends on entry i of each parent alone: D and ⟨δ,T⟩ are diagonal, one number an entry.
 
@@ -277,7 +277,7 @@ class Diagonal(Rule):
     def seed(self, at, s, t): return at.once(('seed', s, t), lambda: at.delta*self.bend(at, s, t).reshape(at.d, at.n))
     def curve(self, at, s, t, V, total=False): return self.seed(at, s, t)[:, None]*V
 
-# %% ../nbs/02_rules.ipynb #17d38fce
+# %% ../nbs/02_rules.ipynb #255aa55c
 class Tanh(Diagonal):
     "tanh: f′ = 1−f², f″ = −2f(1−f²)."
     def value(self, x, theta): return anp.tanh(x[0])
@@ -344,7 +344,7 @@ class Square(Diagonal):
     def bend(self, at, s, t): return np.full(at.value.shape, 2.)
     def vanishes(self, at, zero): return zero[0]
 
-# %% ../nbs/02_rules.ipynb #0813613c
+# %% ../nbs/02_rules.ipynb #42d4cb15
 class Flatten(Diagonal):
     "The same numbers as one axis, in C order."
     def infer(self, shapes): return (prod(single(self, shapes)),)
@@ -384,7 +384,7 @@ class Multiply(Diagonal):
     def pairs(self, slots): return [(s, t) for s in slots for t in slots if s < t]
     def vanishes(self, at, zero): return np.any(zero, 0)
 
-# %% ../nbs/02_rules.ipynb #4c7cef5b
+# %% ../nbs/02_rules.ipynb #77dc3b1b
 class Hinge(Diagonal):
     "Linear pieces: slope·x with one slope for each sign of the switch; no curvature, a kink where the switch is zero."
     def pairs(self, slots): return []
@@ -433,7 +433,7 @@ class Maximum(Diagonal):
     def structural(self, at, zero): return np.all([z | (x < at.value) for z, x in zip(zero, at.x)], 0)
     def vanishes(self, at, zero): return np.all(zero, 0)
 
-# %% ../nbs/02_rules.ipynb #b428e48e
+# %% ../nbs/02_rules.ipynb #c3bb5b32
 class Piecewise(Diagonal):
     """above(…) where switch(…) > 0, else below(…): entrywise autograd functions of the parents, with a kink where
     the switch is zero."""
@@ -450,7 +450,7 @@ class Piecewise(Diagonal):
         return self.choose(at.x, lambda piece: elementwise_grad(elementwise_grad(piece, s), t)(*at.x))
     def kinks(self, at): return np.broadcast_to(self.switch(*at.x) == 0, at.value.shape)
 
-# %% ../nbs/02_rules.ipynb #c4e84a14
+# %% ../nbs/02_rules.ipynb #109ee666
 class Pool(Rule):
     "Windows on a map (C, *extent), each channel by itself; D is a weight for every tap and position."
     traced = False
@@ -463,6 +463,8 @@ class Pool(Rule):
     def infer(self, shapes):
         shape = spatial(single(self, shapes))
         return (shape[0], *fits(self, shape, self.taps(shape)[1]))
+
+    def work(self, at, slot): return at.d*len(self.taps(at.x[0].shape[:-1])[0])
 
     def read(self, x):
         "Every window's entries on an axis of their own: (*shape, n) -> (C, K, *out, n)."
@@ -511,7 +513,7 @@ class MaxPool(Pool):
     def structural(self, at, zero): return (self.read(zero[0]) | (self.read(at.x[0]) < at.value[:, None])).all(1)
     def vanishes(self, at, zero): return self.read(zero[0]).all(1)
 
-# %% ../nbs/02_rules.ipynb #f8a79c40
+# %% ../nbs/02_rules.ipynb #3971bb7a
 class Concat(Rule):
     "Parents side by side along one axis of the sample."
     traced = False
@@ -531,6 +533,7 @@ class Concat(Rule):
         ends = np.cumsum([0] + [x.shape[axis] for x in at.x])
         return np.arange(at.d).reshape(at.value.shape[:-1]).take(range(ends[slot], ends[slot + 1]), axis).ravel()
 
+    def work(self, at, slot): return at.size(slot)
     def pull(self, at, slot, A, total=False): return A[:, self.place(at, slot)]
 
     def tangent(self, at, slot, V):
@@ -541,6 +544,30 @@ class Concat(Rule):
     def pairs(self, slots): return []
 
     def vanishes(self, at, zero): return np.concatenate(zero, self.axis % (at.value.ndim - 1))
+
+
+class Transpose(Rule):
+    "The axes of the sample in another order (default: reversed)."
+    traced = False
+    def __init__(self, *axes): self.axes = axes
+
+    def infer(self, shapes):
+        shape = single(self, shapes)
+        if self.axes and sorted(self.axes) != list(range(len(shape))):
+            raise ValueError(f'{self!r} needs each axis of the sample once; the parent has the shape {shape}')
+        return tuple(np.transpose(np.empty(shape), self.axes or None).shape)
+
+    def order(self, x): return (*(self.axes or range(x.ndim - 1)[::-1]), x.ndim - 1)
+    def value(self, x, theta): return anp.transpose(x[0], self.order(x[0]))
+    def read(self, at):
+        "Where each entry of the value is read."
+        return np.transpose(np.arange(at.d).reshape(*at.x[0].shape[:-1], 1), self.order(at.x[0])).ravel()
+    def pull(self, at, slot, A, total=False): return A[:, np.argsort(self.read(at))]
+    def tangent(self, at, slot, V): return V[:, self.read(at)]
+    def pairs(self, slots): return []
+    def work(self, at, slot): return at.d
+    def vanishes(self, at, zero): return np.transpose(zero[0], self.order(at.x[0]))
+    def __repr__(self): return f'Transpose({", ".join(map(str, self.axes))})'
 
 
 def matrices(A, shape):
@@ -560,6 +587,7 @@ class MatMul(Rule):
         return (shapes[0][0], shapes[1][1])
 
     def value(self, x, theta): return anp.einsum('mkn,kpn->mpn', x[0], x[1])
+    def work(self, at, slot): return at.d*at.x[0].shape[1]
 
     def pull(self, at, slot, A, total=False):
         A = matrices(A, at.value.shape[:-1])
@@ -579,7 +607,7 @@ class MatMul(Rule):
 
     def vanishes(self, at, zero): return np.einsum('mkn,kpn->mpn', *(~z*1. for z in zero)) == 0
 
-# %% ../nbs/02_rules.ipynb #b723ecfc
+# %% ../nbs/02_rules.ipynb #87ef636a
 class Rows(Rule):
     "A rule on the last axis of the sample; the blocks are seen as (a, rows, K, b, n)."
     traced = False
@@ -587,6 +615,7 @@ class Rows(Rule):
         shape = single(self, shapes)
         if not shape: raise ValueError(f'{self!r} needs an axis to work on, got a single number')
         return shape
+    def work(self, at, slot): return 4*at.d
     def rows(self, at, A): return A.reshape(A.shape[0], -1, at.value.shape[-2], *A.shape[2:])
     def view(self, at, x): return self.rows(at, x.reshape(1, at.d, 1, at.n))
 
@@ -661,7 +690,7 @@ class LayerNorm(Rows):
         out = -(h*(x*y).mean(2, keepdims=True) + x*(h*y).mean(2, keepdims=True) + g*along)/deviation
         return out.reshape(V.shape[0], at.d, V.shape[3], at.n)
 
-# %% ../nbs/02_rules.ipynb #2ed14476
+# %% ../nbs/02_rules.ipynb #515e7873
 class Loss(Rule):
     "What an output is measured by: one number a sample, with the targets as a second argument."
     traced = False

@@ -137,3 +137,16 @@ def test_what_numpy_users_pass_works():
     for data in ((theta.tolist(), X.tolist(), Y.tolist()), (theta, X.astype(np.float32), Y.astype(float)),
                  (theta, X.astype(int), Y.astype(np.uint8)), (np.repeat(theta, 2)[::2], {'x': X[::-1][::-1]}, Y)):
         assert np.array_equal(hessian(net, *data).dense(), H)
+
+
+def test_what_is_not_finite_is_said():
+    "An overflow in the network, and a function of which only autograd's derivative overflows."
+    net = Graph()
+    net.output(net.node('e', lambda u: anp.exp(u), net.node('h', Dense(2), net.input('x', 3))), SquaredError())
+    X, Y = np.full((4, 3), 1e3), np.zeros((4, 2))
+    with pytest.raises(ValueError, match="node 'e': its value is not finite at 4 of 4 samples"):
+        hessian(net, np.ones(net.size), X, Y)
+    net = Graph()
+    net.output(net.node('t', lambda u: anp.tanh(u), net.node('h', Dense(2), net.input('x', 3))), SquaredError())
+    with pytest.raises(ValueError, match="node 't': autograd's derivative is not finite"):
+        hessian(net, np.ones(net.size), X, Y)

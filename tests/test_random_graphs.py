@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 from graphs import STEPS, Description, build, live, modulated, networks, on_different, structure
-from hypothesis import assume, given, settings
+from hypothesis import assume, reject, given, settings
 from numpy.linalg import norm
 
 from hessian_nb.graph import Graph
@@ -31,7 +31,10 @@ def on_networks(n):
         def run():
             def one(net, theta, X, Y):
                 assume(moderate(net.forward(theta, X)))
-                return worst(check, net, theta, X, Y)
+                try: return worst(check, net, theta, X, Y)
+                except ValueError as e:
+                    if 'not finite' in str(e): reject()    # autograd's own tanh, say, overflows before its value does
+                    raise
             errors = np.array(on_different(n, networks(), one))
             assert np.mean(errors <= TYPICAL) >= 0.9, np.sort(errors)
         run.__doc__, run.check = check.__doc__, check

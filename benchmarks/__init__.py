@@ -1,0 +1,1 @@
+"hessian_nb against its peers, side by side in one run: `python -m benchmarks`."

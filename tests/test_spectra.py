@@ -1,0 +1,288 @@
+"""Training, following and spectra against dense oracles, and runs that are killed and started again."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import autograd
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from oracle import forward, gauss_newton, hessian, loss, node_terms, samples, tied
+from scipy.sparse.linalg import aslinearoperator
+
+from hessian_nb import spectra
+from hessian_nb.hessian import attribute, terms
+from hessian_nb.spectra import Journal, captured, class_gradients, follow, residual_network, train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='module')
+def case():
+    "A network with 65 parameters, 12 samples, three classes."
+    net, rng = residual_network((1, 4, 4), (2, 2), classes=3), np.random.default_rng(0)
+    return net, net.init(1), rng.standard_normal((12, 1, 4, 4)), np.arange(12) % 3
+
+
+@pytest.fixture(scope='module')
+def dense(case): return hessian(*case)
+
+
+def symmetric(n, seed=0):
+    A = np.random.default_rng(seed).standard_normal((n, n))
+    return A + A.T
+
+
+# Training
+
+def test_train_is_momentum_with_a_falling_rate(case):
+    net, theta, X, Y = case
+    kept = train(net, theta, X, Y, 4, [0, 3, 4], batch=5, rate=.2, momentum=.7, seed=3)
+    course, velocity = [theta], 0
+    for step in range(4):
+        pick = np.random.default_rng([3, step]).integers(12, size=5)
+        slope = autograd.grad(lambda t, pick=pick: loss(net, t, X[pick], Y[pick]))(course[-1])
+        velocity = .7*velocity - .2*(1 - step/4)*slope
+        course.append(course[-1] + velocity)
+    assert kept.dtype == np.float32 and np.allclose(kept, [course[0], course[3], course[4]], rtol=1e-6, atol=1e-7)
+
+
+def test_train_goes_on_from_its_checkpoint(case, tmp_path, monkeypatch):
+    net, theta, X, Y = case
+    settings = dict(steps=40, snapshots=[5, 25, 40], batch=4)
+    whole, file, gradient, calls = train(net, theta, X, Y, **settings), tmp_path/'run.npz', net.gradient, []
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 18: raise KeyboardInterrupt
+        return gradient(*args)
+    monkeypatch.setattr(net, 'gradient', counted)
+    with pytest.raises(KeyboardInterrupt): train(net, theta, X, Y, **settings, checkpoint=file)
+    assert np.array_equal(train(net, theta, X, Y, **settings, checkpoint=file), whole)
+    assert len(calls) == 41                                            # 40, and the one that was interrupted
+    train(net, theta, X, Y, **settings, checkpoint=file)
+    assert len(calls) == 41
+
+
+@pytest.mark.parametrize('change', [{'rate': .06}, {'seed': 1}, {'snapshots': [4]}, {'steps': 11}])
+def test_train_refuses_the_checkpoint_of_another_run(case, tmp_path, change):
+    settings = dict(steps=10, snapshots=[5], batch=4, checkpoint=tmp_path/'run.npz')
+    train(*case, **settings)
+    with pytest.raises(ValueError, match='run.npz was written with other data, parameters or settings'):
+        train(*case, **settings | change)
+    net, theta, X, Y = case
+    with pytest.raises(ValueError, match='delete it, or give another file'): train(net, theta, X + 1, Y, **settings)
+
+
+# The journal
+
+def counting(A):
+    "A as an operator, and the list of the numbers of columns that it was asked for."
+    asked, op = [], aslinearoperator(A)
+    op._matmat = lambda V: asked.append(V.shape[1]) or A @ V
+    op._matvec = lambda v: asked.append(1) or A @ v
+    return op, asked
+
+
+def test_journal_answers_what_is_written(tmp_path):
+    A, rng = symmetric(9), np.random.default_rng(1)
+    V, (op, asked) = rng.standard_normal((9, 3)), counting(A)
+    for _ in range(2):                                                 # the second one reads the file
+        watched = Journal(tmp_path/'j').watch(op, 'A')
+        assert np.array_equal(watched @ V, A @ V) and np.array_equal(watched @ V[:, 0], A @ V[:, 0])
+        (watched @ V)[:] = 0                                           # what is handed out may be overwritten
+        assert np.array_equal(watched @ V, A @ V)
+    assert asked == [3, 1]
+
+
+def test_journal_keeps_operators_apart(tmp_path):
+    A, B, v = symmetric(5), symmetric(5, 1), np.ones(5)
+    journal = Journal(tmp_path/'j')
+    a, b = journal.watch(aslinearoperator(A), 'H', A), journal.watch(aslinearoperator(B), 'H', B)
+    for _ in range(2): assert np.array_equal(a @ v, A @ v) and np.array_equal(b @ v, B @ v)
+
+
+def test_journal_without_a_file_computes():
+    op, asked = counting(symmetric(5))
+    watched = Journal().watch(op)
+    for _ in range(2): watched @ np.ones(5)
+    assert asked == [1, 1]
+
+
+def test_journal_cuts_off_a_half_written_product(tmp_path):
+    A, file = symmetric(6), tmp_path/'j'
+    V, (op, asked) = np.eye(6), counting(A)
+    watched = Journal(file).watch(op)
+    for v in V: watched @ v
+    whole = file.read_bytes()
+    for lost in (1, 47, 48, 60, 71):                                   # inside the last product, or its head
+        file.write_bytes(whole[:-lost])
+        watched, before = Journal(file).watch(op), len(asked)
+        for v in V: assert np.array_equal(watched @ v, A @ v)
+        assert len(asked) == before + 1 and file.read_bytes() == whole
+
+
+def test_journal_leaves_other_files_alone(tmp_path):
+    file = tmp_path/'thesis.txt'
+    file.write_text('a year of work')
+    with pytest.raises(ValueError, match='thesis.txt is no journal of products'): Journal(file)
+    assert file.read_text() == 'a year of work'
+
+
+# Killed from outside
+
+LANCZOS = '''
+import sys, time
+import numpy as np
+from scipy.sparse.linalg import aslinearoperator, eigsh
+from hessian_nb.spectra import Journal
+A = np.random.default_rng(0).standard_normal((200, 200))
+A, op = A + A.T, aslinearoperator(A + A.T)
+def product(v):
+    print('computed', flush=True)
+    time.sleep(.02)
+    return A @ v
+op._matvec, op._matmat = product, product
+watched = Journal(sys.argv[1]).watch(op, A)
+np.save(sys.argv[2], eigsh(watched, 3, which='LA', v0=np.ones(200), tol=1e-10)[0])
+'''
+
+TRAINING = '''
+import sys, time
+import numpy as np
+from hessian_nb.spectra import residual_network, train
+net, rng = residual_network((1, 4, 4), (2, 2), classes=3), np.random.default_rng(0)
+gradient = net.gradient
+def slow(*args):
+    print('computed', flush=True)
+    time.sleep(.01)
+    return gradient(*args)
+net.gradient = slow
+np.save(sys.argv[2], train(net, net.init(1), rng.standard_normal((12, 1, 4, 4)), np.arange(12) % 3, 200, [7, 90, 200],
+                           batch=4, checkpoint=sys.argv[1], every=16))
+'''
+
+
+def start(program, *args):
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OPENBLAS_NUM_THREADS='1')
+    return subprocess.Popen([sys.executable, '-c', program, *map(str, args)], env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def killed(program, how, after, *args):
+    "Start it, end it after some lines, and return how many there were."
+    with start(program, *args) as run:
+        for _ in range(after): assert run.stdout.readline() == 'computed\n'
+        run.send_signal(how)
+        rest = run.stdout.read().splitlines()
+    assert run.returncode != 0
+    return after + len(rest)
+
+
+def finished(program, *args):
+    with start(program, *args) as run: lines = run.stdout.read().splitlines()
+    assert run.returncode == 0
+    return len(lines)
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('program, lost', [(LANCZOS, 1), (TRAINING, 17)])
+def test_a_killed_run_goes_on(program, lost, how, tmp_path):
+    work = finished(program, tmp_path/'whole', tmp_path/'whole.npy')
+    spent = killed(program, how, work//3, tmp_path/'run', tmp_path/'run.npy')
+    spent += killed(program, how, work//4, tmp_path/'run', tmp_path/'run.npy')
+    assert not (tmp_path/'run.npy').exists()
+    spent += finished(program, tmp_path/'run', tmp_path/'run.npy')
+    assert np.array_equal(np.load(tmp_path/'run.npy'), np.load(tmp_path/'whole.npy'))
+    assert work <= spent <= work + 2*lost                              # two stops
+
+
+# Following
+
+def test_follow_against_the_dense_hessian_and_its_terms(case, dense):
+    net, theta, X, Y = case
+    found, values = follow(net, [theta, 0*theta + .3], X, Y), np.linalg.eigvalsh(dense)
+    assert np.allclose(found['values'][0], values[[0, -1]], rtol=1e-6, atol=1e-8)
+    oracle = node_terms(net, theta, X, Y)
+    for v, parts in zip(found['vectors'][0], found['parts'][0]):
+        assert np.allclose(parts, [v @ oracle[t] @ v for t in terms(net)], rtol=1e-9, atol=1e-12)
+    assert np.isclose(found['loss'][1], loss(net, 0*theta + .3, X, Y), rtol=1e-12)
+    outputs = [forward(net, tied(net, theta), x)['z'].argmax() == y for x, y in samples(net, X, Y)]
+    assert found['accuracy'][0] == np.mean(outputs)
+
+
+# Classes
+
+def test_class_gradients_are_the_means_of_the_gradients(case):
+    net, theta, X, Y = case
+    X, Y = X[:10], Y[:10]                                              # classes of different sizes
+    out = np.zeros((3, 3, net.size))
+    for x, y in samples(net, X, Y):
+        def output(t, x=x): return forward(net, tied(net, t), x)['z']
+        p = np.exp(output(theta))/np.exp(output(theta)).sum()
+        for other in range(3):
+            def as_if(t, other=other): return anp.log(anp.sum(anp.exp(output(t)))) - output(t)[other]
+            out[y, other] += p[other]*autograd.grad(as_if)(theta)/10
+    assert np.allclose(class_gradients(net, theta, X, Y), out, rtol=1e-10, atol=1e-14)
+
+
+def test_captured():
+    e = np.eye(4)
+    V = np.stack([e[0], (e[0] + e[3])/np.sqrt(2), e[3], (e[1] + e[2])/np.sqrt(2)], 1)
+    span = np.stack([e[0] + e[1], e[0] - e[1], 3*e[0]], 1)              # the plane of the first two
+    assert np.allclose(captured(V, span), [1, .5, 0, .5], rtol=1e-12, atol=1e-15)
+
+
+def test_classes_share_a_curvature(case, dense):
+    net, theta, X, Y = case
+    v = np.linalg.eigh(dense)[1][:, -1]
+    parts = spectra.by_class(attribute(net, theta, X, Y, v), Y)
+    for c in range(3):
+        alone = v @ hessian(net, theta, X[Y == c], Y[Y == c]) @ v*np.mean(Y == c)
+        assert np.isclose(parts[c], alone, rtol=1e-10)
+
+
+# The spectrum, and what is stored
+
+def test_spectrum_against_dense_matrices(case, dense):
+    net, theta, X, Y = case
+    found, G = spectra.spectrum(*case, k=4, tol=1e-12, probes=3, steps=30), gauss_newton(*case)
+    values, vectors = np.linalg.eigh(dense)
+    top = found['vectors']
+    assert np.allclose(found['values'], values[:-5:-1], rtol=1e-9)
+    assert np.allclose(np.abs(np.sum(top*vectors[:, :-5:-1], 0)), 1, rtol=1e-8)
+    assert np.allclose(found['kinds'][:, 0], np.sum(top*(G @ top), 0), rtol=1e-8)
+    assert np.allclose(found['kinds'].sum(1), found['values'], rtol=1e-9)
+    for c in range(3):
+        H = hessian(net, theta, X[Y == c], Y[Y == c])*np.mean(Y == c)
+        assert np.allclose(found['classes'][:, c], np.sum(top*(H @ top), 0), rtol=1e-7, atol=1e-10)
+    for name, A in ('H', dense), ('G', G):
+        nodes, weights, exact = found[f'{name}.nodes'], found[f'{name}.weights'], np.linalg.eigvalsh(A)
+        assert nodes.shape == weights.shape == (3, 30)
+        assert np.allclose(nodes.max(1), exact[-1], rtol=1e-6) and np.allclose(weights.sum(1), 1, rtol=1e-12)
+        assert nodes.min() > exact[0] - 1e-9
+
+
+def test_spectrum_measures_what_the_mean_gradients_span(case):
+    found, means = spectra.spectrum(*case, k=4, tol=1e-12, steps=5), class_gradients(*case)
+    for part, span in zip(found['captured'], (means[range(3), range(3)], means.reshape(9, -1))):
+        rest = found['vectors'] - span.T @ np.linalg.lstsq(span.T, found['vectors'], rcond=1e-10)[0]
+        assert np.allclose(part, 1 - np.sum(rest**2, 0), rtol=1e-7, atol=1e-9)
+
+
+def test_settled_nodes_count_once():
+    nodes = np.array([[0., 1, 3, 6, 9], [0., 1.2, 3, 6.001, 9]])       # three nodes on which both probes agree
+    weights = np.array([[.5, .1, .1, .2, .1], [.2, .2, .3, .2, .1]])
+    found, k = spectra.settled(nodes, weights, 20)
+    assert k == 3 and np.allclose(found[:, 2:], 1/20) and np.allclose(found.sum(1), 1)
+    assert np.allclose(found[:, 0]/found[:, 1], [5, 1])                # the others keep their proportions
+    assert spectra.settled(nodes[:, :1], weights[:, :1], 20)[1] == 1
+
+
+def test_stored_results_say_how_they_were_made():
+    files = sorted((ROOT/'nbs'/'results').iterdir())
+    assert files and all(f.suffix == '.npz' for f in files) and sum(f.stat().st_size for f in files) < 300_000
+    for settings in (spectra.results(f)['settings'] for f in files):
+        assert {'data', 'N', 'p', 'steps', 'batch', 'rate', 'seed', 'versions'} <= settings.keys()
