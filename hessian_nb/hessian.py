@@ -12,7 +12,7 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
            'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
-# %% ../nbs/03_hessian.ipynb #316303d0
+# %% ../nbs/03_hessian.ipynb #f0448cae
 import hashlib
 import json
 import os
@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, reaching, written_out
 from .rules import Diagonal
 
-# %% ../nbs/03_hessian.ipynb #94d1e0ab
+# %% ../nbs/03_hessian.ipynb #157cbd65
 KINDS = 'gauss-newton', 'pure', 'mixed', 'input-parameter', 'parameter'
 
 
@@ -56,7 +56,7 @@ def term(net, node, s, t) -> tuple:
 
 def everything(term): return True
 
-# %% ../nbs/03_hessian.ipynb #06238c51
+# %% ../nbs/03_hessian.ipynb #aa646905
 def transposed(B): return B if B.ndim == 2 else B.swapaxes(0, 1)
 
 
@@ -81,7 +81,7 @@ def left(at, slot, B):
     if B.ndim == 2: return transposed(at.rule.pull_diagonal(at, slot, B))
     return at.rule.pull(at, slot, B[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #d2b89c91
+# %% ../nbs/03_hessian.ipynb #90b4358e
 @dataclass(eq=False)
 class Port:
     """A row that outlives its node: one side of ∂(gradient of θ_v), or of ∂(gradient of f_v).
@@ -113,7 +113,7 @@ def parameter_ports(at) -> list:
     if at.flat is None: return []
     return [Port(at, 'value'), Port(at, 'features')] if at.rule.affine else [Port(at, THETA)]
 
-# %% ../nbs/03_hessian.ipynb #29f5cf5b
+# %% ../nbs/03_hessian.ipynb #7a2efb42
 class Coupled:
     "W: the Hessian with respect to all that is alive. Each block stands once, under the node that is eliminated first."
     def __init__(self, local):
@@ -132,7 +132,7 @@ class Coupled:
 
     def pop(self, u): return self.columns.pop(u)
 
-# %% ../nbs/03_hessian.ipynb #7ae0d640
+# %% ../nbs/03_hessian.ipynb #f1efafe7
 def push(W,             # Coupled, empty: the blocks that are alive
          net,           # Graph
          local,         # linearised and with δ: what `backward` returned
@@ -183,7 +183,7 @@ def hand_on(W, at, row, parents):
         for t, other in parents.items():
             if t >= s: W.add(other, parent, left(at, t, pulled[id(own)]), mirror=t != s)
 
-# %% ../nbs/03_hessian.ipynb #4aeb97f2
+# %% ../nbs/03_hessian.ipynb #2633a8a0
 def contract(port,   # a kept row
              at,     # the node with the other parameter
              B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
@@ -247,20 +247,21 @@ def contract_uses(ports,   # kept rows of dense layers that share one parameter
                   step=64, # samples at a time, so that T stays in the cache
                  ) -> np.ndarray:   # (row coordinate, column coordinate, row factor, column factor)
     "Uses are added up first, sample by sample: T = Σ_uses ∂δ⊗φ + δ⊗∂φ = ∂(gradient of θ)/∂f_v, then one GEMM with φ_v."
-    rows = {side: [(np.moveaxis(written_out(row[p]), -1, 0), p.factor[:, 0].T) for p in ports if p.side == side]
-            for side in ('value', 'features')}
-    psi = at.rule.phi(at)[:, 0]
-    a, k = rows['value'][0][0].shape[1], rows['value'][0][1].shape[1]
+    def rows(s): return [(np.moveaxis(written_out(row[p]), -1, 0), p.factor[:, 0].T) for p in ports if p.side == s]
+    def stacked(side, now): return [np.stack([one[now] for one in part], 1) for part in zip(*side)]    # (n, use, …)
+    values, features, psi = rows('value'), rows('features'), at.rule.phi(at)[:, 0]
+    a, k = Layout.of(ports[0].at, 0).shape
     G = np.zeros((len(psi), a*at.d*k))
     for i in range(0, at.n, step):
-        now = slice(i, i + step)
-        M, phi = (np.stack([pair[side][now] for pair in rows['value']], 1) for side in (0, 1))     # (n, use, …)
-        T = (M.reshape(*M.shape[:2], -1).swapaxes(1, 2) @ phi).reshape(-1, a, at.d, k)
-        if rows['features']:
-            E, delta = (np.stack([pair[side][now] for pair in rows['features']], 1) for side in (0, 1))
-            E = E.swapaxes(2, 3)                                                            # (n, use, d_v, features)
-            part = delta.swapaxes(1, 2) @ E.reshape(*E.shape[:2], -1)
-            T[..., :E.shape[-1]] += part.reshape(-1, a, at.d, E.shape[-1])
+        now = slice(i, min(i + step, at.n))
+        T = np.zeros((now.stop - i, a, at.d, k))
+        if values:
+            M, phi = stacked(values, now)                                              # (n, use, a, d_v), (n, use, k)
+            T += (M.reshape(*M.shape[:2], -1).swapaxes(1, 2) @ phi).reshape(T.shape)
+        if features:
+            E, delta = stacked(features, now)                                          # (n, use, x, d_v), (n, use, a)
+            E = E.swapaxes(2, 3)
+            T[..., :E.shape[3]] += (delta.swapaxes(1, 2) @ E.reshape(*E.shape[:2], -1)).reshape(*T.shape[:3], -1)
         G += psi[:, now] @ T.reshape(len(T), -1)
     return G.reshape(-1, a, at.d, k).transpose(1, 2, 3, 0)
 
@@ -272,7 +273,7 @@ def spread(G):
     full[i, :, i] = G
     return full.reshape(s*Q, s, f, k)
 
-# %% ../nbs/03_hessian.ipynb #e2a382a6
+# %% ../nbs/03_hessian.ipynb #0da424f8
 class Layout(NamedTuple):
     "How a parameter lies in θ from `start` on: as a matrix (rows, columns), one more column behind it with a bias."
     start: int
@@ -306,7 +307,7 @@ def triangle(pairs):
     table[upper] = table[upper[::-1]] = np.arange(pairs)
     return table
 
-# %% ../nbs/03_hessian.ipynb #3211cb03
+# %% ../nbs/03_hessian.ipynb #97b41d60
 def place(H, R, C, G, add, first=0):
     """H[θ_row, θ_column] = G, or += G, given as (row coordinate, column coordinate, row factor, column factor);
     the row coordinates may be a part, from `first` on."""
@@ -345,7 +346,7 @@ def in_parallel(f, items, p):
     if p <= 2000: return [f(item) for item in items]
     with ThreadPoolExecutor(CORES) as pool: return list(pool.map(f, items))
 
-# %% ../nbs/03_hessian.ipynb #20f82805
+# %% ../nbs/03_hessian.ipynb #0b02319e
 class Sums:
     "Contractions added up over chunks, uses of a shared parameter and the two rows of a layer, then laid out once."
     def __init__(self, starts, spans, p):
@@ -431,7 +432,7 @@ class Sums:
             H[own], H[:, own] = part, part.T
         return H
 
-# %% ../nbs/03_hessian.ipynb #d24f093d
+# %% ../nbs/03_hessian.ipynb #43147114
 class BlockMatrix:
     "A symmetric matrix with named blocks: H['h', 'z'], H['h.W', 'z.b'] are views; np.asarray(H) is the whole."
     def __init__(self, array, places, certify=None):
@@ -479,7 +480,7 @@ class BlockMatrix:
         sizes = ', '.join(f'{n} {self.places[n].stop - self.places[n].start}' for n in self.names)
         return f'BlockMatrix {self.shape[0]}×{self.shape[1]}: {sizes}'
 
-# %% ../nbs/03_hessian.ipynb #0196c77a
+# %% ../nbs/03_hessian.ipynb #01707a0e
 PALETTE = {'gauss-newton': '#0072B2', 'pure': '#D55E00', 'mixed': '#E69F00',
            'input-parameter': '#009E73', 'parameter': '#CC79A7'}
 
@@ -550,7 +551,7 @@ def draw_terms(a,          # Attribution
     ax.set_title(title or f'vᵀHv = {a.total():.4g}', fontsize=10)
     return ax
 
-# %% ../nbs/03_hessian.ipynb #24d84c60
+# %% ../nbs/03_hessian.ipynb #c5163781
 class KinkWarning(UserWarning):
     "The point lies on a kink: there the Hessian does not exist, and one-sided slopes are taken."
 
@@ -600,7 +601,7 @@ def vanishing(net, local) -> dict:
         zero[at.name] = at.rule.vanishes(at, [zero[p] for p in parents[at.name]]) if at.rule else at.value == 0
     return zero
 
-# %% ../nbs/03_hessian.ipynb #8afbed2b
+# %% ../nbs/03_hessian.ipynb #c92f4d89
 def allowed(max_bytes):
     "How many bytes a result may take: as many as asked for, or half of the memory that can be had now."
     return psutil.virtual_memory().available/2 if max_bytes is None else max_bytes
@@ -639,7 +640,7 @@ def starts(net, untied=False) -> dict:
     table = places(net, untied)
     return {v.name: table[v.name if untied else v.theta].start for v in net.nodes.values() if v.theta}
 
-# %% ../nbs/03_hessian.ipynb #c4151cf6
+# %% ../nbs/03_hessian.ipynb #b04af079
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
     def __init__(self, rule): self.rule, self.affine = rule, rule.affine
@@ -664,7 +665,7 @@ def hollow(net) -> list:
         local.append(Local(v.name, rule, x, theta_v, flat, v.unpack, value, delta))
     return local
 
-# %% ../nbs/03_hessian.ipynb #89e03815
+# %% ../nbs/03_hessian.ipynb #b6b3f516
 @dataclass
 class Plan:
     "What a Hessian will cost, counted before it is computed."
@@ -739,7 +740,7 @@ def plan(net,             # Graph
     chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
     return Plan(pushed, columns, size, work, -(-N//chunks))
 
-# %% ../nbs/03_hessian.ipynb #1f5c89c5
+# %% ../nbs/03_hessian.ipynb #b0dc2c1b
 def products(net,           # Graph
              local,         # linearised and with δ
              V,             # directions (m, p), in the order of `starts`
@@ -781,7 +782,7 @@ def forward_tangents(net, local, V, starts) -> dict:
         for s, tangent in given[at.name].items(): accumulate(moved, at.name, at.rule.tangent(at, s, tangent))
     return given
 
-# %% ../nbs/03_hessian.ipynb #52cd7519
+# %% ../nbs/03_hessian.ipynb #648331ef
 def traced(net) -> bool:
     "Whether some rule is differentiated by autograd, which is not safe in threads."
     return any(rule.traced for rule in [net.loss_rule, *(v.rule for v in net.nodes.values())] if rule)
@@ -814,7 +815,7 @@ def in_order(net, work, items, sizes, what) -> list:
             bar.update(size)
     return found
 
-# %% ../nbs/03_hessian.ipynb #430af869
+# %% ../nbs/03_hessian.ipynb #c9be9e2b
 class Products:
     "V ↦ VH for directions (m, p): the network is linearised once, and what finds room is kept for the next call."
     def __init__(self, net, theta, X, Y, seeds=everything, reduction='mean', kinks='warn', what='products', room=1e9):
@@ -849,7 +850,7 @@ def held(local) -> int:
     def features(at): return at.n*at.flat.size//at.rule.rows()*at.d//at.rule.rows()
     return sum(4*at.value.nbytes + (8*features(at) if at.flat is not None and at.rule.affine else 0) for at in local)
 
-# %% ../nbs/03_hessian.ipynb #02145621
+# %% ../nbs/03_hessian.ipynb #7e44fde7
 class Checkpoint:
     "What is finished of a long sum, in a file: after an interrupt the same call goes on from there."
     def __init__(self, path, what, *belongs, seconds=3):
@@ -896,7 +897,7 @@ def fingerprint(*things) -> str:
         else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
     return digest.hexdigest()
 
-# %% ../nbs/03_hessian.ipynb #4df8eba0
+# %% ../nbs/03_hessian.ipynb #cdbf6809
 def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='warn', max_bytes=None,
               what='the Hessian', checkpoint=None) -> BlockMatrix:
     "The matrix of the given seeds."
@@ -943,7 +944,7 @@ def columns(sums, net, theta, data, seeds, weight, batch=20):
     size = min(net.chunk(6.4e7/batch), -(-data.N//CORES))
     over_chunks(net, theta, data, size, work, weight, Kinks(net, 'ignore'), 'columns')
 
-# %% ../nbs/03_hessian.ipynb #f4172f1c
+# %% ../nbs/03_hessian.ipynb #327e3133
 def hessian(net,                # Graph
             theta,              # parameters (p,)
             X, Y=None,          # samples and targets
@@ -967,7 +968,7 @@ def autograd_product(net, theta, X, Y, v, reduction='mean') -> np.ndarray:
         out += make_vjp(slope, np.asarray(theta, float))[0](v)
     return out*data.weight(reduction)
 
-# %% ../nbs/03_hessian.ipynb #c567195e
+# %% ../nbs/03_hessian.ipynb #cb385217
 def terms(net) -> list:
     "Every (node, kind) that can add curvature to the parameter Hessian, in topological order."
     live, parents, found = depending(net), net.parents(), {}
@@ -1017,7 +1018,7 @@ def look(net, theta, X, Y, kinks):
     theta, data = net.check_theta(theta), net.data(X, Y, loss=True)
     over_chunks(net, theta, data, net.chunk(), lambda local: None, 1., Kinks(net, kinks), 'kinks')
 
-# %% ../nbs/03_hessian.ipynb #7349b1fb
+# %% ../nbs/03_hessian.ipynb #ff18b463
 class Attribution(Terms):
     "vᵀHv split: (node, kind) -> float. `per_sample` has the same keys and arrays (N,), whose mean (or sum) it is."
     def __init__(self, per_sample, reduction): self.per_sample, self.reduce = per_sample, getattr(np, reduction)
@@ -1072,7 +1073,7 @@ def hessian_vector(net, theta, X, Y, v, seeds=everything, reduction='mean', kink
     product = Products(net, theta, X, Y, seeds, reduction, kinks, 'Hessian-vector product', room=0)
     return product(direction(net, v)[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #987fb4f3
+# %% ../nbs/03_hessian.ipynb #057b2479
 class InputHessian(Mapping):
     "H^f: K['v', 'w'] is ∂²ℓ_n/∂ε_v∂ε_w for each sample, (N, d_v, d_w), ε a nudge of a node's value."
     def __init__(self, net, blocks, N): self.net, self.blocks, self.N = net, blocks, N

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hessian_nb.graph import Graph
 from hessian_nb.rules import (
     GELU, Abs, Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, HardTanh, LayerNorm, LeakyReLU, MatMul,
-    Maximum, MaxPool, Multiply, Piecewise, ReLU, Sigmoid, Sine, Softmax, Softplus, Square, SquaredError, Tanh)
+    Maximum, MaxPool, Multiply, Piecewise, ReLU, Sigmoid, Sine, Softmax, Softplus, Square, SquaredError, Tanh,
+    Transpose)
 
 PARAMETERS = 36   # at most so many before the output's: the oracle goes backward once for each
 LARGEST = 30      # entries of one node's value
@@ -237,7 +238,7 @@ POLYNOMIAL = SHARING | {
 CURVED = {
     'tanh': unary('tanh', Tanh), 'sigmoid': unary('sigmoid', Sigmoid), 'softplus': unary('softplus', Softplus),
     'gelu': unary('gelu', GELU, lambda: GELU(approximate='tanh')), 'sine': unary('sine', Sine),
-    'softmax': unary('softmax', Softmax), 'layer_norm': layer_norm,
+    'softmax': unary('softmax', Softmax), 'layer_norm': layer_norm, 'transpose': unary('transpose', Transpose),
     'custom': custom, 'custom_theta': with_theta(WITH_THETA)}
 KINKED = {
     'relu': unary('relu', ReLU), 'leaky_relu': unary('leaky', LeakyReLU, lambda: LeakyReLU(slope=0.2)),

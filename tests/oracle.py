@@ -85,6 +85,7 @@ VALUES = {
     'Multiply': lambda r, x, t, xp: math.prod(x[1:], start=x[0]),
     'MatMul': lambda r, x, t, xp: xp.dot(x[0], x[1]),
     'Concat': lambda r, x, t, xp: xp.concatenate(x, axis=r.axis),
+    'Transpose': lambda r, x, t, xp: xp.transpose(x[0], r.axes or None),
     'Softmax': softmax}
 
 def value(node, x, t, xp=anp): return VALUES[type(node.rule).__name__](node.rule, x, t, xp)

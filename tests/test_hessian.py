@@ -252,6 +252,22 @@ def test_many_samples_keep_the_memory_small():
     assert close(H.dense(), np.mean([hessian(net, theta, X[i::8], Y[i::8]).dense() for i in range(8)], axis=0), 1e-12)
 
 
+def test_many_uses_of_one_parameter():
+    "Six uses are added up before they are contracted, whatever is seeded; the terms add up to a certified Hessian."
+    net = Graph()
+    h = net.node('a', Tanh(), net.node('first', Dense(4), net.input('x', 5)))
+    for i in range(6): h = net.node(f't{i}', Tanh(), net.node(f'r{i}', Dense(4), h, theta='r0' if i else None))
+    net.output(net.node('z', Dense(3), h), CrossEntropy())
+    theta, X, Y = data_for(net, 70, 3)
+    H, terms = hessian(net, theta, X, Y), decompose(net, theta, X, Y)
+    assert H.certify(quiet=True) < 1e-13 and close(terms.total().dense(), H.dense())
+    v = np.random.default_rng(0).standard_normal(net.size)
+    for kind, part in terms.by_kind().items():
+        assert close(part @ v, hessian_vector(net, theta, X, Y, v, seeds=lambda t, kind=kind: t[1] == kind), 1e-11)
+    for (node, kind), part in terms.items():
+        assert close(part @ v, hessian_vector(net, theta, X, Y, v, seeds=lambda t, key=(node, kind): t == key), 1e-11)
+
+
 # --- interrupted and resumed
 
 SLOW = '''
