@@ -12,7 +12,7 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
            'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
-# %% ../nbs/03_hessian.ipynb #f0448cae
+# %% ../nbs/03_hessian.ipynb #8644452b
 import hashlib
 import json
 import os
@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, reaching, written_out
 from .rules import Diagonal
 
-# %% ../nbs/03_hessian.ipynb #157cbd65
+# %% ../nbs/03_hessian.ipynb #90106f93
 KINDS = 'gauss-newton', 'pure', 'mixed', 'input-parameter', 'parameter'
 
 
@@ -56,7 +56,7 @@ def term(net, node, s, t) -> tuple:
 
 def everything(term): return True
 
-# %% ../nbs/03_hessian.ipynb #aa646905
+# %% ../nbs/03_hessian.ipynb #18d9dfb5
 def transposed(B): return B if B.ndim == 2 else B.swapaxes(0, 1)
 
 
@@ -81,7 +81,7 @@ def left(at, slot, B):
     if B.ndim == 2: return transposed(at.rule.pull_diagonal(at, slot, B))
     return at.rule.pull(at, slot, B[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #90b4358e
+# %% ../nbs/03_hessian.ipynb #c5edbcaa
 @dataclass(eq=False)
 class Port:
     """A row that outlives its node: one side of ∂(gradient of θ_v), or of ∂(gradient of f_v).
@@ -113,7 +113,7 @@ def parameter_ports(at) -> list:
     if at.flat is None: return []
     return [Port(at, 'value'), Port(at, 'features')] if at.rule.affine else [Port(at, THETA)]
 
-# %% ../nbs/03_hessian.ipynb #7a2efb42
+# %% ../nbs/03_hessian.ipynb #162261b4
 class Coupled:
     "W: the Hessian with respect to all that is alive. Each block stands once, under the node that is eliminated first."
     def __init__(self, local):
@@ -132,7 +132,7 @@ class Coupled:
 
     def pop(self, u): return self.columns.pop(u)
 
-# %% ../nbs/03_hessian.ipynb #f1efafe7
+# %% ../nbs/03_hessian.ipynb #a6a04e8f
 def push(W,             # Coupled, empty: the blocks that are alive
          net,           # Graph
          local,         # linearised and with δ: what `backward` returned
@@ -183,7 +183,7 @@ def hand_on(W, at, row, parents):
         for t, other in parents.items():
             if t >= s: W.add(other, parent, left(at, t, pulled[id(own)]), mirror=t != s)
 
-# %% ../nbs/03_hessian.ipynb #2633a8a0
+# %% ../nbs/03_hessian.ipynb #29adddc8
 def contract(port,   # a kept row
              at,     # the node with the other parameter
              B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
@@ -273,7 +273,7 @@ def spread(G):
     full[i, :, i] = G
     return full.reshape(s*Q, s, f, k)
 
-# %% ../nbs/03_hessian.ipynb #0da424f8
+# %% ../nbs/03_hessian.ipynb #33f9d59b
 class Layout(NamedTuple):
     "How a parameter lies in θ from `start` on: as a matrix (rows, columns), one more column behind it with a bias."
     start: int
@@ -307,7 +307,7 @@ def triangle(pairs):
     table[upper] = table[upper[::-1]] = np.arange(pairs)
     return table
 
-# %% ../nbs/03_hessian.ipynb #97b41d60
+# %% ../nbs/03_hessian.ipynb #35e37df4
 def place(H, R, C, G, add, first=0):
     """H[θ_row, θ_column] = G, or += G, given as (row coordinate, column coordinate, row factor, column factor);
     the row coordinates may be a part, from `first` on."""
@@ -346,7 +346,7 @@ def in_parallel(f, items, p):
     if p <= 2000: return [f(item) for item in items]
     with ThreadPoolExecutor(CORES) as pool: return list(pool.map(f, items))
 
-# %% ../nbs/03_hessian.ipynb #0b02319e
+# %% ../nbs/03_hessian.ipynb #e305c694
 class Sums:
     "Contractions added up over chunks, uses of a shared parameter and the two rows of a layer, then laid out once."
     def __init__(self, starts, spans, p):
@@ -432,7 +432,7 @@ class Sums:
             H[own], H[:, own] = part, part.T
         return H
 
-# %% ../nbs/03_hessian.ipynb #43147114
+# %% ../nbs/03_hessian.ipynb #c0e2aa7e
 class BlockMatrix:
     "A symmetric matrix with named blocks: H['h', 'z'], H['h.W', 'z.b'] are views; np.asarray(H) is the whole."
     def __init__(self, array, places, certify=None):
@@ -480,7 +480,7 @@ class BlockMatrix:
         sizes = ', '.join(f'{n} {self.places[n].stop - self.places[n].start}' for n in self.names)
         return f'BlockMatrix {self.shape[0]}×{self.shape[1]}: {sizes}'
 
-# %% ../nbs/03_hessian.ipynb #01707a0e
+# %% ../nbs/03_hessian.ipynb #79c93840
 PALETTE = {'gauss-newton': '#0072B2', 'pure': '#D55E00', 'mixed': '#E69F00',
            'input-parameter': '#009E73', 'parameter': '#CC79A7'}
 
@@ -551,7 +551,7 @@ def draw_terms(a,          # Attribution
     ax.set_title(title or f'vᵀHv = {a.total():.4g}', fontsize=10)
     return ax
 
-# %% ../nbs/03_hessian.ipynb #c5163781
+# %% ../nbs/03_hessian.ipynb #a147fa42
 class KinkWarning(UserWarning):
     "The point lies on a kink: there the Hessian does not exist, and one-sided slopes are taken."
 
@@ -601,7 +601,7 @@ def vanishing(net, local) -> dict:
         zero[at.name] = at.rule.vanishes(at, [zero[p] for p in parents[at.name]]) if at.rule else at.value == 0
     return zero
 
-# %% ../nbs/03_hessian.ipynb #c92f4d89
+# %% ../nbs/03_hessian.ipynb #4ca4e26b
 def allowed(max_bytes):
     "How many bytes a result may take: as many as asked for, or half of the memory that can be had now."
     return psutil.virtual_memory().available/2 if max_bytes is None else max_bytes
@@ -640,7 +640,7 @@ def starts(net, untied=False) -> dict:
     table = places(net, untied)
     return {v.name: table[v.name if untied else v.theta].start for v in net.nodes.values() if v.theta}
 
-# %% ../nbs/03_hessian.ipynb #b04af079
+# %% ../nbs/03_hessian.ipynb #b9f25e1b
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
     def __init__(self, rule): self.rule, self.affine = rule, rule.affine
@@ -665,7 +665,7 @@ def hollow(net) -> list:
         local.append(Local(v.name, rule, x, theta_v, flat, v.unpack, value, delta))
     return local
 
-# %% ../nbs/03_hessian.ipynb #b6b3f516
+# %% ../nbs/03_hessian.ipynb #8af1c46a
 @dataclass
 class Plan:
     "What a Hessian will cost, counted before it is computed."
@@ -740,7 +740,7 @@ def plan(net,             # Graph
     chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
     return Plan(pushed, columns, size, work, -(-N//chunks))
 
-# %% ../nbs/03_hessian.ipynb #b0dc2c1b
+# %% ../nbs/03_hessian.ipynb #c4fb17f2
 def products(net,           # Graph
              local,         # linearised and with δ
              V,             # directions (m, p), in the order of `starts`
@@ -782,7 +782,7 @@ def forward_tangents(net, local, V, starts) -> dict:
         for s, tangent in given[at.name].items(): accumulate(moved, at.name, at.rule.tangent(at, s, tangent))
     return given
 
-# %% ../nbs/03_hessian.ipynb #648331ef
+# %% ../nbs/03_hessian.ipynb #7d9c7d37
 def traced(net) -> bool:
     "Whether some rule is differentiated by autograd, which is not safe in threads."
     return any(rule.traced for rule in [net.loss_rule, *(v.rule for v in net.nodes.values())] if rule)
@@ -815,7 +815,7 @@ def in_order(net, work, items, sizes, what) -> list:
             bar.update(size)
     return found
 
-# %% ../nbs/03_hessian.ipynb #c9be9e2b
+# %% ../nbs/03_hessian.ipynb #08da3898
 class Products:
     "V ↦ VH for directions (m, p): the network is linearised once, and what finds room is kept for the next call."
     def __init__(self, net, theta, X, Y, seeds=everything, reduction='mean', kinks='warn', what='products', room=1e9):
@@ -823,8 +823,9 @@ class Products:
         self.seeds, self.what, self.begin, self.live = seeds, what, starts(net), depending(net)
         self.weight, self.kinks = self.data.weight(reduction), Kinks(net, kinks)
         width, N = 8*sum(v.size for v in net.nodes.values()), self.data.N     # bytes of one sample's values
-        self.size = N if N*width < 4e6 else max(1, min(-(-N//CORES), int(8e6/width)))   # threads only where they pay
-        self.together = max(1, int(1e7/(width*self.size)))                              # directions at a time
+        small = room and N*width < 4e6           # kept, a small product takes less than threads need to start
+        self.size = N if small else max(1, min(-(-N//CORES), int(8e6/width)))
+        self.together = max(1, int(1e7/(width*self.size)))       # directions at a time
         self.room, self.chunks, self.kept = room, list(self.data.chunks(self.size)), {}
 
     def __call__(self, V):    # (m, p) -> (m, p)
@@ -850,7 +851,7 @@ def held(local) -> int:
     def features(at): return at.n*at.flat.size//at.rule.rows()*at.d//at.rule.rows()
     return sum(4*at.value.nbytes + (8*features(at) if at.flat is not None and at.rule.affine else 0) for at in local)
 
-# %% ../nbs/03_hessian.ipynb #7e44fde7
+# %% ../nbs/03_hessian.ipynb #2a198a74
 class Checkpoint:
     "What is finished of a long sum, in a file: after an interrupt the same call goes on from there."
     def __init__(self, path, what, *belongs, seconds=3):
@@ -897,7 +898,7 @@ def fingerprint(*things) -> str:
         else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
     return digest.hexdigest()
 
-# %% ../nbs/03_hessian.ipynb #cdbf6809
+# %% ../nbs/03_hessian.ipynb #b26fdd95
 def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='warn', max_bytes=None,
               what='the Hessian', checkpoint=None) -> BlockMatrix:
     "The matrix of the given seeds."
@@ -944,7 +945,7 @@ def columns(sums, net, theta, data, seeds, weight, batch=20):
     size = min(net.chunk(6.4e7/batch), -(-data.N//CORES))
     over_chunks(net, theta, data, size, work, weight, Kinks(net, 'ignore'), 'columns')
 
-# %% ../nbs/03_hessian.ipynb #327e3133
+# %% ../nbs/03_hessian.ipynb #87bd2a01
 def hessian(net,                # Graph
             theta,              # parameters (p,)
             X, Y=None,          # samples and targets
@@ -968,7 +969,7 @@ def autograd_product(net, theta, X, Y, v, reduction='mean') -> np.ndarray:
         out += make_vjp(slope, np.asarray(theta, float))[0](v)
     return out*data.weight(reduction)
 
-# %% ../nbs/03_hessian.ipynb #cb385217
+# %% ../nbs/03_hessian.ipynb #7edd14c6
 def terms(net) -> list:
     "Every (node, kind) that can add curvature to the parameter Hessian, in topological order."
     live, parents, found = depending(net), net.parents(), {}
@@ -1018,7 +1019,7 @@ def look(net, theta, X, Y, kinks):
     theta, data = net.check_theta(theta), net.data(X, Y, loss=True)
     over_chunks(net, theta, data, net.chunk(), lambda local: None, 1., Kinks(net, kinks), 'kinks')
 
-# %% ../nbs/03_hessian.ipynb #ff18b463
+# %% ../nbs/03_hessian.ipynb #54803fa2
 class Attribution(Terms):
     "vᵀHv split: (node, kind) -> float. `per_sample` has the same keys and arrays (N,), whose mean (or sum) it is."
     def __init__(self, per_sample, reduction): self.per_sample, self.reduce = per_sample, getattr(np, reduction)
@@ -1073,7 +1074,7 @@ def hessian_vector(net, theta, X, Y, v, seeds=everything, reduction='mean', kink
     product = Products(net, theta, X, Y, seeds, reduction, kinks, 'Hessian-vector product', room=0)
     return product(direction(net, v)[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #057b2479
+# %% ../nbs/03_hessian.ipynb #4359beac
 class InputHessian(Mapping):
     "H^f: K['v', 'w'] is ∂²ℓ_n/∂ε_v∂ε_w for each sample, (N, d_v, d_w), ε a nudge of a node's value."
     def __init__(self, net, blocks, N): self.net, self.blocks, self.N = net, blocks, N

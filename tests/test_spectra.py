@@ -164,10 +164,13 @@ np.save(sys.argv[2], train(net, net.init(1), rng.standard_normal((12, 1, 4, 4)),
                            batch=4, checkpoint=sys.argv[1], every=16))
 '''
 
+# What was started in the background may ignore interrupts, and its children with it.
+HEARS = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
+
 
 def start(program, *args):
     env = dict(os.environ, PYTHONPATH=str(ROOT), OPENBLAS_NUM_THREADS='1')
-    return subprocess.Popen([sys.executable, '-c', program, *map(str, args)], env=env, text=True,
+    return subprocess.Popen([sys.executable, '-c', HEARS + program, *map(str, args)], env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
