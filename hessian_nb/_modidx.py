@@ -451,6 +451,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hessian_nb.hessian.push': ('hessian.html#push', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.quadratic': ('hessian.html#quadratic', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.right': ('hessian.html#right', 'hessian_nb/hessian.py'),
+                                    'hessian_nb.hessian.save_whole': ('hessian.html#save_whole', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.shrink': ('hessian.html#shrink', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.spans': ('hessian.html#spans', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.split': ('hessian.html#split', 'hessian_nb/hessian.py'),

@@ -8,11 +8,11 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'allowed', 'afford', 'places', 'order', 'starts',
            'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'plan', 'products',
            'accumulate', 'forward_tangents', 'traced', 'blas', 'over_chunks', 'in_order', 'Products', 'held',
-           'Checkpoint', 'fingerprint', 'curvature', 'spans', 'columns', 'hessian', 'autograd_product', 'terms',
-           'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
+           'Checkpoint', 'save_whole', 'fingerprint', 'curvature', 'spans', 'columns', 'hessian', 'autograd_product',
+           'terms', 'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
            'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
-# %% ../nbs/03_hessian.ipynb #8644452b
+# %% ../nbs/03_hessian.ipynb #41bdbeb5
 import hashlib
 import json
 import os
@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, reaching, written_out
 from .rules import Diagonal
 
-# %% ../nbs/03_hessian.ipynb #90106f93
+# %% ../nbs/03_hessian.ipynb #cbb398ee
 KINDS = 'gauss-newton', 'pure', 'mixed', 'input-parameter', 'parameter'
 
 
@@ -56,7 +56,7 @@ def term(net, node, s, t) -> tuple:
 
 def everything(term): return True
 
-# %% ../nbs/03_hessian.ipynb #18d9dfb5
+# %% ../nbs/03_hessian.ipynb #a93b65ae
 def transposed(B): return B if B.ndim == 2 else B.swapaxes(0, 1)
 
 
@@ -81,7 +81,7 @@ def left(at, slot, B):
     if B.ndim == 2: return transposed(at.rule.pull_diagonal(at, slot, B))
     return at.rule.pull(at, slot, B[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #c5edbcaa
+# %% ../nbs/03_hessian.ipynb #fc81f996
 @dataclass(eq=False)
 class Port:
     """A row that outlives its node: one side of ∂(gradient of θ_v), or of ∂(gradient of f_v).
@@ -113,7 +113,7 @@ def parameter_ports(at) -> list:
     if at.flat is None: return []
     return [Port(at, 'value'), Port(at, 'features')] if at.rule.affine else [Port(at, THETA)]
 
-# %% ../nbs/03_hessian.ipynb #162261b4
+# %% ../nbs/03_hessian.ipynb #6b8dbf96
 class Coupled:
     "W: the Hessian with respect to all that is alive. Each block stands once, under the node that is eliminated first."
     def __init__(self, local):
@@ -132,7 +132,7 @@ class Coupled:
 
     def pop(self, u): return self.columns.pop(u)
 
-# %% ../nbs/03_hessian.ipynb #a6a04e8f
+# %% ../nbs/03_hessian.ipynb #7843e099
 def push(W,             # Coupled, empty: the blocks that are alive
          net,           # Graph
          local,         # linearised and with δ: what `backward` returned
@@ -183,7 +183,7 @@ def hand_on(W, at, row, parents):
         for t, other in parents.items():
             if t >= s: W.add(other, parent, left(at, t, pulled[id(own)]), mirror=t != s)
 
-# %% ../nbs/03_hessian.ipynb #29adddc8
+# %% ../nbs/03_hessian.ipynb #66ee08d4
 def contract(port,   # a kept row
              at,     # the node with the other parameter
              B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
@@ -273,7 +273,7 @@ def spread(G):
     full[i, :, i] = G
     return full.reshape(s*Q, s, f, k)
 
-# %% ../nbs/03_hessian.ipynb #33f9d59b
+# %% ../nbs/03_hessian.ipynb #838033c8
 class Layout(NamedTuple):
     "How a parameter lies in θ from `start` on: as a matrix (rows, columns), one more column behind it with a bias."
     start: int
@@ -307,7 +307,7 @@ def triangle(pairs):
     table[upper] = table[upper[::-1]] = np.arange(pairs)
     return table
 
-# %% ../nbs/03_hessian.ipynb #35e37df4
+# %% ../nbs/03_hessian.ipynb #07ce4872
 def place(H, R, C, G, add, first=0):
     """H[θ_row, θ_column] = G, or += G, given as (row coordinate, column coordinate, row factor, column factor);
     the row coordinates may be a part, from `first` on."""
@@ -346,7 +346,7 @@ def in_parallel(f, items, p):
     if p <= 2000: return [f(item) for item in items]
     with ThreadPoolExecutor(CORES) as pool: return list(pool.map(f, items))
 
-# %% ../nbs/03_hessian.ipynb #e305c694
+# %% ../nbs/03_hessian.ipynb #80ef044b
 class Sums:
     "Contractions added up over chunks, uses of a shared parameter and the two rows of a layer, then laid out once."
     def __init__(self, starts, spans, p):
@@ -432,7 +432,7 @@ class Sums:
             H[own], H[:, own] = part, part.T
         return H
 
-# %% ../nbs/03_hessian.ipynb #c0e2aa7e
+# %% ../nbs/03_hessian.ipynb #74ac1c99
 class BlockMatrix:
     "A symmetric matrix with named blocks: H['h', 'z'], H['h.W', 'z.b'] are views; np.asarray(H) is the whole."
     def __init__(self, array, places, certify=None):
@@ -480,7 +480,7 @@ class BlockMatrix:
         sizes = ', '.join(f'{n} {self.places[n].stop - self.places[n].start}' for n in self.names)
         return f'BlockMatrix {self.shape[0]}×{self.shape[1]}: {sizes}'
 
-# %% ../nbs/03_hessian.ipynb #79c93840
+# %% ../nbs/03_hessian.ipynb #f7733d92
 PALETTE = {'gauss-newton': '#0072B2', 'pure': '#D55E00', 'mixed': '#E69F00',
            'input-parameter': '#009E73', 'parameter': '#CC79A7'}
 
@@ -551,7 +551,7 @@ def draw_terms(a,          # Attribution
     ax.set_title(title or f'vᵀHv = {a.total():.4g}', fontsize=10)
     return ax
 
-# %% ../nbs/03_hessian.ipynb #a147fa42
+# %% ../nbs/03_hessian.ipynb #b804458d
 class KinkWarning(UserWarning):
     "The point lies on a kink: there the Hessian does not exist, and one-sided slopes are taken."
 
@@ -601,7 +601,7 @@ def vanishing(net, local) -> dict:
         zero[at.name] = at.rule.vanishes(at, [zero[p] for p in parents[at.name]]) if at.rule else at.value == 0
     return zero
 
-# %% ../nbs/03_hessian.ipynb #4ca4e26b
+# %% ../nbs/03_hessian.ipynb #da2ce030
 def allowed(max_bytes):
     "How many bytes a result may take: as many as asked for, or half of the memory that can be had now."
     return psutil.virtual_memory().available/2 if max_bytes is None else max_bytes
@@ -640,7 +640,7 @@ def starts(net, untied=False) -> dict:
     table = places(net, untied)
     return {v.name: table[v.name if untied else v.theta].start for v in net.nodes.values() if v.theta}
 
-# %% ../nbs/03_hessian.ipynb #b9f25e1b
+# %% ../nbs/03_hessian.ipynb #7101eb05
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
     def __init__(self, rule): self.rule, self.affine = rule, rule.affine
@@ -665,7 +665,7 @@ def hollow(net) -> list:
         local.append(Local(v.name, rule, x, theta_v, flat, v.unpack, value, delta))
     return local
 
-# %% ../nbs/03_hessian.ipynb #8af1c46a
+# %% ../nbs/03_hessian.ipynb #991c5211
 @dataclass
 class Plan:
     "What a Hessian will cost, counted before it is computed."
@@ -740,7 +740,7 @@ def plan(net,             # Graph
     chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
     return Plan(pushed, columns, size, work, -(-N//chunks))
 
-# %% ../nbs/03_hessian.ipynb #c4fb17f2
+# %% ../nbs/03_hessian.ipynb #c8f18a5a
 def products(net,           # Graph
              local,         # linearised and with δ
              V,             # directions (m, p), in the order of `starts`
@@ -782,7 +782,7 @@ def forward_tangents(net, local, V, starts) -> dict:
         for s, tangent in given[at.name].items(): accumulate(moved, at.name, at.rule.tangent(at, s, tangent))
     return given
 
-# %% ../nbs/03_hessian.ipynb #7d9c7d37
+# %% ../nbs/03_hessian.ipynb #59af4632
 def traced(net) -> bool:
     "Whether some rule is differentiated by autograd, which is not safe in threads."
     return any(rule.traced for rule in [net.loss_rule, *(v.rule for v in net.nodes.values())] if rule)
@@ -799,7 +799,8 @@ def over_chunks(net, theta, data, size, work, weight, kinks, what, live=None, te
         local = backward(net, net.linearize(theta, chunk, weight), live)
         kinks.look(local)
         return work(local)
-    found = in_order(net, one, list(data.chunks(size)), [chunk.N for chunk in data.chunks(size)], what)
+    chunks = list(data.chunks(size))
+    found = in_order(net, one, chunks, [chunk.N for chunk in chunks], what)
     if tell: kinks.tell()
     return found
 
@@ -815,7 +816,7 @@ def in_order(net, work, items, sizes, what) -> list:
             bar.update(size)
     return found
 
-# %% ../nbs/03_hessian.ipynb #08da3898
+# %% ../nbs/03_hessian.ipynb #bc57b178
 class Products:
     "V ↦ VH for directions (m, p): the network is linearised once, and what finds room is kept for the next call."
     def __init__(self, net, theta, X, Y, seeds=everything, reduction='mean', kinks='warn', what='products', room=1e9):
@@ -851,7 +852,7 @@ def held(local) -> int:
     def features(at): return at.n*at.flat.size//at.rule.rows()*at.d//at.rule.rows()
     return sum(4*at.value.nbytes + (8*features(at) if at.flat is not None and at.rule.affine else 0) for at in local)
 
-# %% ../nbs/03_hessian.ipynb #2a198a74
+# %% ../nbs/03_hessian.ipynb #5b1a97b9
 class Checkpoint:
     "What is finished of a long sum, in a file: after an interrupt the same call goes on from there."
     def __init__(self, path, what, *belongs, seconds=3):
@@ -871,8 +872,7 @@ class Checkpoint:
     def save(self, **arrays):
         "Write, if the last time was some seconds ago; the file is whole at any time."
         if time.monotonic() - self.saved < self.seconds: return
-        with open(self.path + '.part', 'wb') as file: np.savez(file, mark=self.mark, **arrays)
-        os.replace(self.path + '.part', self.path)
+        save_whole(self.path, mark=self.mark, **arrays)
         self.saved = time.monotonic()
 
     def parts(self, data, chunk, sums, kinks):
@@ -889,6 +889,12 @@ class Checkpoint:
         if os.path.exists(self.path): os.remove(self.path)     # finished, and not needed any more
 
 
+def save_whole(path, **arrays):
+    "Write an .npz file so that an interrupt leaves the old one or the new one."
+    with open(f'{path}.part', 'wb') as file: np.savez(file, **arrays)
+    os.replace(f'{path}.part', path)
+
+
 def fingerprint(*things) -> str:
     "A hash of arrays, dicts of arrays and what else has a text."
     digest = hashlib.blake2b(digest_size=16)
@@ -898,7 +904,7 @@ def fingerprint(*things) -> str:
         else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
     return digest.hexdigest()
 
-# %% ../nbs/03_hessian.ipynb #b26fdd95
+# %% ../nbs/03_hessian.ipynb #596757a0
 def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='warn', max_bytes=None,
               what='the Hessian', checkpoint=None) -> BlockMatrix:
     "The matrix of the given seeds."
@@ -945,7 +951,7 @@ def columns(sums, net, theta, data, seeds, weight, batch=20):
     size = min(net.chunk(6.4e7/batch), -(-data.N//CORES))
     over_chunks(net, theta, data, size, work, weight, Kinks(net, 'ignore'), 'columns')
 
-# %% ../nbs/03_hessian.ipynb #87bd2a01
+# %% ../nbs/03_hessian.ipynb #741e9eb6
 def hessian(net,                # Graph
             theta,              # parameters (p,)
             X, Y=None,          # samples and targets
@@ -969,7 +975,7 @@ def autograd_product(net, theta, X, Y, v, reduction='mean') -> np.ndarray:
         out += make_vjp(slope, np.asarray(theta, float))[0](v)
     return out*data.weight(reduction)
 
-# %% ../nbs/03_hessian.ipynb #7edd14c6
+# %% ../nbs/03_hessian.ipynb #026c06cc
 def terms(net) -> list:
     "Every (node, kind) that can add curvature to the parameter Hessian, in topological order."
     live, parents, found = depending(net), net.parents(), {}
@@ -1019,7 +1025,7 @@ def look(net, theta, X, Y, kinks):
     theta, data = net.check_theta(theta), net.data(X, Y, loss=True)
     over_chunks(net, theta, data, net.chunk(), lambda local: None, 1., Kinks(net, kinks), 'kinks')
 
-# %% ../nbs/03_hessian.ipynb #54803fa2
+# %% ../nbs/03_hessian.ipynb #e70d2797
 class Attribution(Terms):
     "vᵀHv split: (node, kind) -> float. `per_sample` has the same keys and arrays (N,), whose mean (or sum) it is."
     def __init__(self, per_sample, reduction): self.per_sample, self.reduce = per_sample, getattr(np, reduction)
@@ -1074,7 +1080,7 @@ def hessian_vector(net, theta, X, Y, v, seeds=everything, reduction='mean', kink
     product = Products(net, theta, X, Y, seeds, reduction, kinks, 'Hessian-vector product', room=0)
     return product(direction(net, v)[None])[0]
 
-# %% ../nbs/03_hessian.ipynb #4359beac
+# %% ../nbs/03_hessian.ipynb #9f52ce0c
 class InputHessian(Mapping):
     "H^f: K['v', 'w'] is ∂²ℓ_n/∂ε_v∂ε_w for each sample, (N, d_v, d_w), ε a nudge of a node's value."
     def __init__(self, net, blocks, N): self.net, self.blocks, self.N = net, blocks, N

@@ -7,7 +7,7 @@ __all__ = ['TRACES', 'CurvatureOperator', 'hessian_operator', 'gauss_newton_oper
            'column_squares', 'pooled', 'largest_singular', 'lanczos', 'quadrature', 'SpectralDensity',
            'spectral_density', 'logdet']
 
-# %% ../nbs/05_operators.ipynb #6f632990
+# %% ../nbs/05_operators.ipynb #c8b116ad
 import os
 from dataclasses import dataclass
 
@@ -18,9 +18,10 @@ from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh, svds
 from tqdm.auto import tqdm
 
-from .hessian import BlockMatrix, Products, curvature, everything, places, terms
+from .gauss_newton import at_the_loss
+from .hessian import BlockMatrix, Products, curvature, everything, places, save_whole, terms
 
-# %% ../nbs/05_operators.ipynb #5fc06ffe
+# %% ../nbs/05_operators.ipynb #6c6731fd
 class CurvatureOperator(LinearOperator):
     "The symmetric matrix of some curvature seeds, plus l2·I, known by its products; `places`: which block lies where."
     def __init__(self, net, theta, X, Y, seeds, reduction, kinks, l2, what):
@@ -56,7 +57,7 @@ class CurvatureOperator(LinearOperator):
     def __len__(self): return self.shape[0]
     def __repr__(self): return f'<{self.what} as an operator, {len(self):,} × {len(self):,}>'
 
-# %% ../nbs/05_operators.ipynb #d2c3f191
+# %% ../nbs/05_operators.ipynb #20ba95f5
 def hessian_operator(net,                # Graph
                      theta,              # parameters (p,)
                      X, Y=None,          # samples and targets
@@ -70,7 +71,7 @@ def hessian_operator(net,                # Graph
 
 def gauss_newton_operator(net, theta, X, Y=None, reduction='mean', kinks='warn', l2=0.) -> LinearOperator:
     "Gauss–Newton as an operator: the loss's own seed alone."
-    return CurvatureOperator(net, theta, X, Y, lambda t: t[1] == 'gauss-newton', reduction, kinks, l2, 'Gauss–Newton')
+    return CurvatureOperator(net, theta, X, Y, at_the_loss, reduction, kinks, l2, 'Gauss–Newton')
 
 
 def term_operator(net, theta, X, Y=None,
@@ -83,7 +84,7 @@ def term_operator(net, theta, X, Y=None,
     if not chosen: raise KeyError(f'no term has node={node!r} and kind={kind!r}; the terms are {terms(net)}')
     return CurvatureOperator(net, theta, X, Y, chosen.__contains__, reduction, kinks, 0., f'the term ({node}, {kind})')
 
-# %% ../nbs/05_operators.ipynb #3f7479c0
+# %% ../nbs/05_operators.ipynb #b8b094eb
 def as_operator(A) -> LinearOperator:
     "A square real matrix in any form, or an operator."
     if not isinstance(A, LinearOperator): A = aslinearoperator(A if issparse(A) else np.asarray(A))
@@ -118,7 +119,7 @@ def columns(op) -> np.ndarray:    # (p, p)
     p = op.shape[0]
     return np.concatenate([apply(op, np.eye(min(16, p - i), p, i)) for i in range(0, p, 16)])
 
-# %% ../nbs/05_operators.ipynb #ae664e8e
+# %% ../nbs/05_operators.ipynb #d85a7708
 def top_eigenpairs(op,               # symmetric operator, matrix or BlockMatrix (p, p)
                    k=10,             # how many
                    which='largest',  # or 'smallest': the other end
@@ -145,7 +146,7 @@ def gaussian(p, numbers, seed):
     "Random directions (m, p), normally distributed; each number has its own."
     return np.array([np.random.default_rng([seed, i]).standard_normal(p) for i in numbers])
 
-# %% ../nbs/05_operators.ipynb #c0a79be9
+# %% ../nbs/05_operators.ipynb #6364721b
 @dataclass(frozen=True, repr=False)
 class Estimate:
     "A number (or array) measured by `samples` random draws, and its standard error; with 0 samples it is exact."
@@ -185,7 +186,7 @@ class Estimate:
         text = f'{value:.{digits}f} ± {stderr:.{digits}f}'
         return f'({text})e{power:+03d}' if power else text
 
-# %% ../nbs/05_operators.ipynb #e9458049
+# %% ../nbs/05_operators.ipynb #2730a292
 def rademacher(p, numbers, seed):
     "Random signs (m, p); each number has its own row."
     return np.array([np.random.default_rng([seed, i]).integers(0, 2, p)*2. - 1 for i in numbers])
@@ -221,9 +222,7 @@ class Work:
         return done, state
 
     def save(self, done, state):
-        with open(f'{self.checkpoint}.part', 'wb') as file:
-            np.savez(file, what=self.what, mark=self.mark, done=done, **state)
-        os.replace(f'{self.checkpoint}.part', self.checkpoint)      # so that an interrupt leaves a whole file
+        save_whole(self.checkpoint, what=self.what, mark=self.mark, done=done, **state)
 
 
 def append(state, **rows) -> dict:
@@ -236,7 +235,7 @@ def enough(what, n, least) -> int:
         raise ValueError(f'{what}={n!r}; an estimate with a standard error needs a whole number of at least {least}')
     return int(n)
 
-# %% ../nbs/05_operators.ipynb #0349d48d
+# %% ../nbs/05_operators.ipynb #cc2d9d26
 def hutchinson(work, m):    # -> m draws
     "zᵀAz for random signs z."
     def step(numbers, state):
@@ -244,7 +243,7 @@ def hutchinson(work, m):    # -> m draws
         return append(state, draws=(Z*apply(work.op, Z)).sum(1))
     return work.run(step, m)['draws']
 
-# %% ../nbs/05_operators.ipynb #a1e3cd8e
+# %% ../nbs/05_operators.ipynb #596daabb
 def sketched(work, m, draw):    # -> Q, A Q (p, k), m − 2k values of draw(v, Av) off the range of Q
     "A third of the products finds the range, a third applies A there, a third draws signs off it."
     k = m//3
@@ -267,7 +266,7 @@ def hutch(work, m):    # -> m − 2⌊m/3⌋ draws
     Q, AQ, draws = sketched(work, m, lambda V, AV: (V*AV).sum(1))
     return np.sum(Q*AQ) + draws
 
-# %% ../nbs/05_operators.ipynb #64b5bfe8
+# %% ../nbs/05_operators.ipynb #5c2490f8
 def xtrace(work, m):    # -> ⌊m/2⌋ draws, which are not independent
     "Each vector left out of the sketch in turn."
     k = m//2
@@ -293,7 +292,7 @@ def left_out(R):
     S = scipy.linalg.solve_triangular(R + np.diag(least*(size < least)), np.eye(len(R)), trans='T')
     return S/np.linalg.norm(S, axis=0)
 
-# %% ../nbs/05_operators.ipynb #ef3675b0
+# %% ../nbs/05_operators.ipynb #82492833
 TRACES = {'hutchinson': (hutchinson, 2), 'hutch++': (hutch, 6), 'xtrace': (xtrace, 4)}
 
 
@@ -312,7 +311,7 @@ def trace(op,                # symmetric operator, matrix or BlockMatrix (p, p)
     fixed = '' if method == 'hutchinson' else f', {m} products'     # these use all products at once
     return Estimate.of(draw(Work(op, f'trace ({method}{fixed})', seed, batch, checkpoint), m))
 
-# %% ../nbs/05_operators.ipynb #f79c41cd
+# %% ../nbs/05_operators.ipynb #3e392987
 def frobenius(op, products=60, seed=0, batch=16, checkpoint=None) -> Estimate:
     "‖A‖_F from products alone: ‖AQ‖² + the mean of ‖APz‖², as in Hutch++."
     op, m = as_operator(op), enough('products', products, 6)
@@ -321,7 +320,7 @@ def frobenius(op, products=60, seed=0, batch=16, checkpoint=None) -> Estimate:
     _, AQ, draws = sketched(work, m, lambda V, AV: (AV**2).sum(1))
     return Estimate.of(np.sum(AQ**2) + draws).sqrt()
 
-# %% ../nbs/05_operators.ipynb #8dcbe56d
+# %% ../nbs/05_operators.ipynb #70343d04
 def diagonal(op, products=100, seed=0, batch=16, checkpoint=None) -> Estimate:    # of p numbers
     "diag A from products alone: the mean of z∘Az."
     op, m = as_operator(op), enough('products', products, 2)
@@ -337,7 +336,7 @@ def diagonal(op, products=100, seed=0, batch=16, checkpoint=None) -> Estimate:  
     state = Work(op, 'diagonal', seed, batch, checkpoint).run(step, m)
     return Estimate(state['mean'], np.sqrt(state['spread']/(m - 1)/m), m)
 
-# %% ../nbs/05_operators.ipynb #ba12f5d1
+# %% ../nbs/05_operators.ipynb #c82573fa
 def block_norms(op,             # symmetric operator (p, p)
                 places=None,    # name -> slice (default: those of the operator)
                 ord='fro',      # or 2, the spectral norm
@@ -393,7 +392,7 @@ def largest_singular(op, v, w) -> Estimate:
     if not single(there if n <= m else back)(start).any(): return Estimate(0., 0.)    # which ARPACK does not take
     return Estimate(float(svds(block, 1, v0=start, return_singular_vectors=False)[0]), 0.)
 
-# %% ../nbs/05_operators.ipynb #442c7d06
+# %% ../nbs/05_operators.ipynb #6930555e
 def lanczos(op,                     # symmetric operator (p, p)
             V,                      # start vectors (m, p)
             steps,                  # k
@@ -421,7 +420,7 @@ def quadrature(alpha, beta):    # -> nodes (m, k), weights (m, k)
     pairs = [scipy.linalg.eigh_tridiagonal(a, b) for a, b in zip(alpha, beta)]
     return np.array([values for values, _ in pairs]), np.array([vectors[0]**2 for _, vectors in pairs])
 
-# %% ../nbs/05_operators.ipynb #74e1edc6
+# %% ../nbs/05_operators.ipynb #883210ec
 class SpectralDensity:
     "The density of the eigenvalues, smoothed by Gaussians of one `width`; `nodes`, `weights` (m, k) are the spikes."
     def __init__(self, nodes, weights, p, width=None, grid=None):
@@ -469,7 +468,7 @@ def spectral_density(op,               # symmetric operator, matrix or BlockMatr
     state = Work(op, f'spectral density ({k} steps)', seed, batch, checkpoint).run(step, m)
     return SpectralDensity(state['nodes'], state['weights'], p, width, grid)
 
-# %% ../nbs/05_operators.ipynb #a1c468a1
+# %% ../nbs/05_operators.ipynb #808052db
 def logdet(op, shift=0., probes=10, steps=80, seed=0, batch=16, checkpoint=None) -> Estimate:
     "log det(A + shift·I) for a positive definite A + shift·I, by stochastic Lanczos quadrature."
     S = spectral_density(op, probes, steps, seed=seed, batch=batch, checkpoint=checkpoint)
