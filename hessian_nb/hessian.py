@@ -7,10 +7,10 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
            'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'allowed', 'afford', 'places', 'order', 'starts',
            'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'plan', 'products',
-           'accumulate', 'forward_tangents', 'traced', 'blas', 'over_chunks', 'in_order', 'Products', 'held',
-           'Checkpoint', 'save_whole', 'fingerprint', 'curvature', 'spans', 'columns', 'hessian', 'autograd_product',
-           'terms', 'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
-           'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
+           'accumulate', 'forward_tangents', 'traced', 'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products',
+           'held', 'Checkpoint', 'save_whole', 'fingerprint', 'curvature', 'spans', 'columns', 'hessian',
+           'autograd_product', 'terms', 'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic',
+           'attribute', 'direction', 'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
 # %% ../nbs/03_hessian.ipynb #41bdbeb5
 import hashlib
@@ -792,6 +792,13 @@ def traced(net) -> bool:
 def blas(): return ThreadpoolController()   # finding the libraries takes longer than limiting them
 
 
+@cache
+def keep_pages():
+    """Memory that is freed stays with the process, for the next array: a new page costs more than what is computed
+    on it. The C library of Linux keeps twice the largest array that has come and gone, and none above 32 MB counts."""
+    np.empty(31 << 17)
+
+
 def over_chunks(net, theta, data, size, work, weight, kinks, what, live=None, tell=True) -> list:
     "Linearise chunk by chunk and let `work` see each, on a thread per core with one BLAS thread each; shows progress."
     live = depending(net) if live is None else live
@@ -807,6 +814,7 @@ def over_chunks(net, theta, data, size, work, weight, kinks, what, live=None, te
 
 def in_order(net, work, items, sizes, what) -> list:
     "`work` of every item, in their order; an interrupt cancels what has not begun."
+    keep_pages()
     if len(items) == 1: return [work(items[0])]
     threads, found = 1 if traced(net) else min(CORES, len(items)), []
     bar = tqdm(total=sum(sizes), desc=what, unit=' samples', delay=2, leave=False)
@@ -824,7 +832,7 @@ class Products:
         self.seeds, self.what, self.begin, self.live = seeds, what, starts(net), depending(net)
         self.weight, self.kinks = self.data.weight(reduction), Kinks(net, kinks)
         width, N = 8*sum(v.size for v in net.nodes.values()), self.data.N     # bytes of one sample's values
-        small = room and N*width < 4e6           # kept, a small product takes less than threads need to start
+        small = N*width < 4e6                    # takes less than threads need to start
         self.size = N if small else max(1, min(-(-N//CORES), int(8e6/width)))
         self.together = max(1, int(1e7/(width*self.size)))       # directions at a time
         self.room, self.chunks, self.kept = room, list(self.data.chunks(self.size)), {}

@@ -15,7 +15,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
-from autograd.scipy.special import erf, logsumexp
+from autograd.scipy.special import erf
 
 from .graph import THETA, Rule, by, identity, zeros_allowed
 
@@ -135,7 +135,10 @@ class Affine(Rule):
     def outer(self, A, phi, total):
         "Σ_P A[a,o,P,b,n] φ[a,k,P,b,n], (a, o, k, b, n); `total`: summed over the samples as well (b and n are 1)."
         o, k = self.rows(), phi.shape[1]
-        if total and len(phi) == 1: return (A.reshape(-1, A[0, 0].size) @ phi.reshape(k, -1).T).reshape(-1, o, k, 1, 1)
+        if total and len(phi) == 1:
+            A, phi = A.reshape(-1, A[0, 0].size), phi.reshape(k, -1)
+            M = A @ phi.T if len(A) > k else (phi @ A.T).T             # BLAS is faster with the longer side first
+            return M.reshape(-1, o, k, 1, 1)
         if total: return (A.reshape(o, -1) @ phi.reshape(-1, A[0, 0].size).T).reshape(o, -1, k, 1, 1).swapaxes(0, 1)
         if A.shape[2] == 1: return A*phi.transpose(0, 2, 1, 3, 4)
         return (A.transpose(0, 3, 4, 1, 2) @ phi.transpose(0, 3, 4, 2, 1)).transpose(0, 3, 4, 1, 2)
@@ -282,7 +285,7 @@ class Tanh(Diagonal):
     "tanh: f′ = 1−f², f″ = −2f(1−f²)."
     def value(self, x, theta): return anp.tanh(x[0])
     def slopes(self, at): return [1 - at.value**2]
-    def bend(self, at, s, t): return -2*at.value*(1 - at.value**2)
+    def bend(self, at, s, t): return -2*at.value*self.gain(at, s).reshape(at.value.shape)
     def vanishes(self, at, zero): return zero[0]
 
 
@@ -717,7 +720,8 @@ class CrossEntropy(Loss):
 
     def value(self, x, theta):
         z = anp.reshape(x[0], (-1, x[0].shape[-1]))
-        return logsumexp(z, axis=0) - z[x[1], np.arange(z.shape[-1])]
+        top = anp.max(z, axis=0)
+        return top + anp.log(anp.sum(anp.exp(z - top), axis=0)) - z[x[1], np.arange(z.shape[-1])]
 
     def softmax(self, at):
         "p = softmax(z), (K, n)."
