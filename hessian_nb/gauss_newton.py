@@ -340,7 +340,8 @@ def woodbury(net, theta, X, Y, l2, g, reduction, tol, maxiter, max_bytes):
 
     def along(local):
         S = root(local[-1])
-        Jg = forward_tangents(net, local, g[None], begin)[LOSS].get(0, np.zeros((1, len(S), 1, 1)))[0]
+        moved = forward_tangents(net, local, g[None], begin)[LOSS]
+        Jg = moved[0].array[0] if moved else np.zeros((len(S), 1, 1))
         return np.moveaxis(S, -1, 0), (S*Jg).sum(0).T
     found = over_chunks(net, theta, data, net.chunk(), along, data.weight(reduction), Kinks(net, 'ignore'), 'Ĵg')
     S, Jg = map(np.concatenate, zip(*found))

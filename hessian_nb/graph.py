@@ -113,6 +113,7 @@ class Rule:
     affine = False          # linear in θ: the gradient of one sample is Σ_P δ[o,P] φ[k,P], over its positions P
     rank_one = False        # it has a single position, so that this gradient is the rank-one matrix δ φᵀ
     diagonal_seed = False   # the curvature seed is diagonal
+    apart = False           # each row (channel) of the value depends on that row of the parent alone
     traced = True           # derivatives come from autograd, which is not safe in threads
 
     def infer(self, shapes): raise NotImplementedError       # shapes of the parents -> shape of the value

@@ -5,12 +5,13 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'parameter_ports', 'Coupled', 'push', 'curved', 'keep', 'hand_on', 'contract', 'contract_full',
            'contract_own', 'pairwise', 'contract_diagonal', 'contract_uses', 'spread', 'Layout', 'triangle', 'place',
            'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
-           'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'allowed', 'afford', 'places', 'order', 'starts',
-           'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'plan', 'products',
-           'accumulate', 'forward_tangents', 'traced', 'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products',
-           'held', 'Checkpoint', 'save_whole', 'fingerprint', 'curvature', 'spans', 'columns', 'hessian',
-           'autograd_product', 'terms', 'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic',
-           'attribute', 'direction', 'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
+           'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'carry', 'accumulate', 'forward_tangents',
+           'pull_back', 'products', 'meet', 'meetings', 'add_carried', 'allowed', 'afford', 'places', 'order', 'starts',
+           'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'trail', 'plan', 'traced',
+           'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held', 'Checkpoint', 'save_whole',
+           'fingerprint', 'curvature', 'hessian', 'autograd_product', 'terms', 'Terms', 'Decomposition', 'decompose',
+           'look', 'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector', 'InputHessian',
+           'input_hessian', 'value_port', 'afford_blocks']
 
 # %% ../nbs/03_hessian.ipynb #41bdbeb5
 import hashlib
@@ -34,7 +35,7 @@ from autograd.core import make_vjp
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
-from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, reaching, written_out
+from .graph import LOSS, THETA, Local, Node, Rule, backward, depending, directions, reaching, written_out
 from .rules import Diagonal
 
 # %% ../nbs/03_hessian.ipynb #cbb398ee
@@ -291,6 +292,15 @@ class Layout(NamedTuple):
     def shape(self): return self.rows, self.columns + self.bias
 
     @property
+    def flat(self): return Layout(self.start, prod(self.shape), 1, False)
+
+    @property
+    def numbers(self):
+        "Where the entries of the matrix, row by row, lie in the parameter."
+        numbers, cut = np.arange(prod(self.shape)), self.rows*self.columns
+        return np.hstack([numbers[:cut].reshape(self.rows, -1), numbers[cut:].reshape(self.rows, int(self.bias))]).ravel()
+
+    @property
     def span(self): return slice(self.start, self.start + prod(self.shape))
 
     def pieces(self):
@@ -349,21 +359,17 @@ def in_parallel(f, items, p):
 # %% ../nbs/03_hessian.ipynb #80ef044b
 class Sums:
     "Contractions added up over chunks, uses of a shared parameter and the two rows of a layer, then laid out once."
-    def __init__(self, starts, spans, p):
+    def __init__(self, starts, p):
         self.starts, self.p = starts, p        # node -> where its parameter starts; order of the matrix
         self.pairs, self.own = {}, {}          # (Layout, Layout) -> G; (Layout, packing) -> a layer's own block, packed
-        self.spans = spans                     # what comes by columns, and the row of `columns` of each number
-        self.row = {i: row for row, i in enumerate(i for span in spans for i in span)}
-        self.columns = np.zeros((len(self.row), p))
         self.lock = threading.Lock()
 
     def state(self) -> dict:
         "All sums as named arrays."
-        return {'columns': self.columns, **{json.dumps(key): G for key, G in [*self.pairs.items(), *self.own.items()]}}
+        return {json.dumps(key): G for key, G in [*self.pairs.items(), *self.own.items()]}
 
     def restore(self, state):
         "Go on from a state."
-        self.columns = state.pop('columns')
         for key, G in state.items():
             R, C = json.loads(key)
             if isinstance(C, str): self.own[Layout(*R), C] = G
@@ -400,6 +406,10 @@ class Sums:
         C = Layout.of(at, self.starts[at.name])
         with self.lock: self.book(C, C, .5*at.rule.seed(at, THETA, THETA).sum(-1)[:, :, None, None])
 
+    def add_met(self, R, C, G):
+        "A block (m, m′) between all directions of two parameters."
+        with self.lock: self.book(R, C, G.reshape(*R.shape, *C.shape).swapaxes(1, 2))
+
     def book(self, R, C, G):
         "Add a full contraction; features come without the column of the bias."
         if R <= C and (R, C) not in self.pairs and G.shape[2] == R.shape[1]: self.pairs[R, C] = G
@@ -426,10 +436,6 @@ class Sums:
             halves.clear(), own.clear()
         self.pairs.clear(), self.own.clear()
         in_parallel(lay, shared.values(), self.p)
-        for span in reversed(self.spans):      # a span's columns hold its part in later ones, not in earlier ones
-            part, own = self.columns[self.row[span.start]:][:len(span)], slice(span.start, span.stop)
-            part[:, own] = (part[:, own] + part[:, own].T)/2                   # symmetric to the last bit
-            H[own], H[:, own] = part, part.T
         return H
 
 # %% ../nbs/03_hessian.ipynb #74ac1c99
@@ -601,6 +607,162 @@ def vanishing(net, local) -> dict:
         zero[at.name] = at.rule.vanishes(at, [zero[p] for p in parents[at.name]]) if at.rule else at.value == 0
     return zero
 
+# %% ../nbs/03_hessian.ipynb #f5e5c55a
+class Tangent(NamedTuple):
+    """How a node moves, (m, d, 1, n): J_s V for m directions. As long as each row of a parameter moves entries of its
+    own, (k, d, 1, n) says it all, with m = rows·k."""
+    array: np.ndarray
+    rows: int = 1
+
+    @classmethod
+    def of(cls, at):
+        "A node in all directions of its own parameter: an affine one moves by its features, in every row the same."
+        if not at.rule.affine: return cls(at.rule.tangent(at, THETA, directions(at.flat.size)))
+        phi, rows = at.rule.phi(at), at.rule.rows()
+        phi = np.broadcast_to(phi[:, None], (len(phi), rows, *phi.shape[1:]))
+        return cls(phi.reshape(len(phi), at.d, 1, at.n), rows)
+
+    def __add__(self, other): return Tangent(self.whole() + other.whole())
+
+    def whole(self):
+        "Written out, (m, d, 1, n)."
+        if self.rows == 1: return self.array
+        (k, d, _, n), row = self.array.shape, np.arange(self.rows)
+        out = np.zeros((self.rows, k, self.rows, d//self.rows, n))
+        out[row, :, row] = self.array.reshape(k, self.rows, d//self.rows, n).swapaxes(0, 1)
+        return out.reshape(self.rows*k, d, 1, n)
+
+    def by_row(self):
+        "(rows, k, the entries of a row, for all samples)"
+        return self.array.reshape(len(self.array), self.rows, -1).swapaxes(0, 1)
+
+    def fits(self, at):
+        "Whether a layer that mixes the rows can take them one by one."
+        return self.rows > 1 and at.rule.affine and at.rule.takes_rows(at, self.rows)
+
+    def through(self, at, s):
+        "D_s J_s V: how the node's value moves with its argument."
+        if self.rows == 1 or at.rule.apart: return Tangent(at.rule.tangent(at, s, self.array), self.rows)
+        if self.fits(at): return Tangent(at.rule.tangent_by_rows(at, self.array, self.rows))
+        return Tangent(at.rule.tangent(at, s, self.whole()))
+
+    def bent(self, at, s, t):
+        "⟨δ, T_{s,t}⟩ J_t V: how the pull to one argument changes when another one moves."
+        if self.rows == 1 or at.rule.apart: return Tangent(at.rule.curve(at, s, t, self.array), self.rows)
+        return Tangent(at.rule.curve(at, s, t, self.whole()))
+
+    def coupled(self, at, t):
+        "⟨δ, T_{θ,t}⟩ J_t V, summed over the samples, (m, p_v)."
+        if self.fits(at): return at.rule.couple_by_rows(at, self.array, self.rows)
+        return at.rule.curve(at, THETA, t, self.whole(), total=True)[:, :, 0, 0]
+
+
+def carry(net, local, start) -> dict:
+    """Node -> {slot: {key: Tangent}}, what moves each of its arguments; `start` says how a node moves by itself, a
+    Tangent for each key."""
+    moved, given, parents = {}, {}, net.parents()
+    for at in local:
+        here, given[at.name] = dict(start(at)), {s: moved[parent] for s, parent in enumerate(parents[at.name])}
+        if at.name == LOSS: continue
+        for s, bundle in given[at.name].items():
+            for key, T in bundle.items(): accumulate(here, key, T.through(at, s))
+        moved[at.name] = here
+    return given
+
+
+def accumulate(sums, key, new):
+    "sums[key] += new, where what came first is not ours to write to."
+    sums[key] = sums[key] + new if key in sums else new
+
+
+def forward_tangents(net, local, V, starts) -> dict:
+    "Node -> {slot: Tangent} in directions V (m, p), ordered as `starts` says; arguments that V does not move are left out."
+    parts = {at.name: V[:, starts[at.name]:starts[at.name] + at.flat.size, None, None]
+             for at in local if at.flat is not None}
+    parts = {name: Tangent(part) for name, part in parts.items() if part.any()}
+    given = carry(net, local, lambda at: {'V': parts[at.name].through(at, THETA)} if at.name in parts else {})
+    moved = {name: {s: bundle['V'] for s, bundle in args.items() if bundle} for name, args in given.items()}
+    for name in parts: moved[name][THETA] = parts[name]
+    return moved
+
+
+def pull_back(net, local, tangents, seeds, live):
+    "Seeds times tangents and what is handed on, backward: yields a node with a parameter and ∂(gradient of θ_v), (m, p_v)."
+    parents, adjoint = net.parents(), {}
+    for at in reversed(local):
+        if at.delta is None or at.name not in live: continue
+        A, moved = adjoint.pop(at.name, None), tangents[at.name]
+        above, own = parents[at.name], [THETA]*(at.flat is not None)
+        pairs = {p for s, t in curved(net, at, [*range(len(above)), *own], seeds) for p in ((s, t), (t, s))}
+        if own and A is not None: yield at, at.rule.pull(at, THETA, A, total=True)[:, :, 0, 0]
+        if own: yield from ((at, T.coupled(at, t)) for t, T in moved.items() if (THETA, t) in pairs)
+        for s, parent in enumerate(above):
+            if parent not in live: continue
+            if A is not None: accumulate(adjoint, parent, at.rule.pull(at, s, A))
+            for t, T in moved.items():
+                if (s, t) in pairs: accumulate(adjoint, parent, T.bent(at, s, t).whole())
+
+
+def products(net,           # Graph
+             local,         # linearised and with δ
+             V,             # directions (m, p), in the order of `starts`
+             starts,        # node -> where its parameter starts
+             seeds=everything,   # which terms are seeded
+             live=None,     # names of the nodes to go back through (default: all that depend on a parameter)
+            ) -> np.ndarray:     # (m, p), summed over the samples
+    "The same push from one side: tangents J_s V forward, seeds times tangents and what is handed on backward."
+    tangents, out = forward_tangents(net, local, V, starts), np.zeros_like(V)
+    for at, flow in pull_back(net, local, tangents, seeds, live or depending(net)):
+        out[:, starts[at.name]:starts[at.name] + at.flat.size] += flow
+    return out
+
+# %% ../nbs/03_hessian.ipynb #0453aef0
+def meet(A, B) -> np.ndarray:    # (m_A, m_B)
+    "Σ_{e,n} A[i,e,n] B[j,e,n] of two Tangents, for all directions i, j; rows that lie apart give a block diagonal."
+    if A.rows < B.rows: return meet(B, A).T
+    if B.rows not in (1, A.rows): B = Tangent(B.whole())
+    X, row = A.by_row(), np.arange(A.rows)
+    if B.rows < A.rows:
+        Y = B.array.reshape(len(B.array), A.rows, -1).transpose(1, 2, 0)
+        return (X @ Y).reshape(-1, len(B.array))
+    G = X @ B.by_row().swapaxes(1, 2)                                  # (row, k, k′)
+    if A.rows == 1: return G[0]
+    out = np.zeros((A.rows, G.shape[1], A.rows, G.shape[2]))
+    out[row, :, row] = G
+    return out.reshape(A.rows*G.shape[1], -1)
+
+
+def meetings(net, local, given, layouts, seeds):
+    """Blocks of the parameters that are carried, `layouts` by node, as (one, other, (m, m′)): at each node, tangents
+    times seeds times tangents. Of a parameter with itself it is one half, which will be mirrored."""
+    for at in (at for at in local if at.delta is not None):
+        moved, own = given[at.name], [THETA]*(at.name in layouts)
+        for s, t in curved(net, at, [*moved, *own], seeds):
+            if t == THETA:
+                if s != THETA: yield from ((R, layouts[at.name].flat, T.coupled(at, s)) for R, T in moved[s].items())
+                continue
+            for one, other in {(s, t), (t, s)}:
+                for C, T in moved[other].items():
+                    bent = T.bent(at, one, other)
+                    yield from ((R, C, meet(A, bent)*(.5 if R == C else 1)) for R, A in moved[one].items() if R <= C)
+
+
+def add_carried(net, local, sums, carried, pushed, seeds):
+    "All blocks of the parameters of some nodes: with each other, and with those that are pushed."
+    if not carried: return
+    layouts = {at.name: Layout.of(at, sums.starts[at.name]) for at in local if at.name in carried}
+    given = carry(net, local, lambda at: {layouts[at.name]: Tangent.of(at)} if at.name in layouts else {})
+    for R, C, G in meetings(net, local, given, layouts, seeds): sums.add_met(R, C, G)
+    for at in local:
+        if at.name in layouts and curved(net, at, [THETA], seeds): sums.add_own(at)
+    live = depending(net, pushed)
+    for R in dict.fromkeys(layouts.values()):
+        alone = {name: {s: bundle[R] for s, bundle in args.items() if R in bundle} for name, args in given.items()}
+        for at in local:
+            if layouts.get(at.name) == R: alone[at.name][THETA] = Tangent(directions(at.flat.size)[R.numbers])
+        for at, flow in pull_back(net, local, alone, seeds, live):
+            if at.name in pushed: sums.add_met(R, Layout.of(at, sums.starts[at.name]).flat, flow)
+
 # %% ../nbs/03_hessian.ipynb #da2ce030
 def allowed(max_bytes):
     "How many bytes a result may take: as many as asked for, or half of the memory that can be had now."
@@ -643,11 +805,16 @@ def starts(net, untied=False) -> dict:
 # %% ../nbs/03_hessian.ipynb #7101eb05
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
-    def __init__(self, rule): self.rule, self.affine = rule, rule.affine
+    def __init__(self, rule):
+        self.rule, self.affine, self.apart, self.bias = rule, rule.affine, rule.apart, getattr(rule, 'bias', False)
     def pairs(self, slots): return self.rule.pairs(slots)
     def work(self, at, slot): return self.rule.work(at, slot)
     def rows(self): return self.rule.rows()
     def pull(self, at, slot, A, total=False): return np.empty((len(A), at.size(slot), A.shape[2], 0))
+    def phi(self, at): return np.empty((at.flat.size//self.rows(), at.d//self.rows(), 0))
+    def tangent(self, at, slot, V): return np.empty((len(V), at.d, 1, 0))
+    def takes_rows(self, at, rows): return self.rule.takes_rows(at, rows)
+    def tangent_by_rows(self, at, V, rows): return np.empty((rows*len(V), at.d, 1, 0))
     def pull_diagonal(self, at, slot, e):
         return e if isinstance(self.rule, Diagonal) else np.empty((at.d, at.size(slot), 0))
     def seed(self, at, s, t): return np.empty((at.size(s), *[at.size(t)]*(not self.rule.diagonal_seed), 0))
@@ -670,7 +837,7 @@ def hollow(net) -> list:
 class Plan:
     "What a Hessian will cost, counted before it is computed."
     pushed: list       # nodes whose parameters' blocks come from the two-sided push
-    columns: list      # nodes whose parameters' columns come from the one-sided push
+    carried: list      # nodes whose parameters' directions are carried forward to every curvature
     bytes: int         # of the live blocks, per sample
     work: float        # multiply-adds, per sample
     chunk: int         # samples at a time
@@ -678,7 +845,7 @@ class Plan:
     def __repr__(self):
         return (f'Plan: {self.work/1e6:,.2f} million multiply-adds and {self.bytes/1e3:,.0f} kB a sample, '
                 f'{self.chunk} samples at a time; two-sided push for {self.pushed or "none"}, '
-                f'columns for {self.columns or "none"}')
+                f'tangents for {self.carried or "none"}')
 
 
 def ports_of(nodes): return lambda at: parameter_ports(at) if at.name in nodes else []
@@ -717,70 +884,42 @@ def footprint(net, pushed) -> tuple:    # for one sample
     return 8*size, work, traffic
 
 
+def trail(net, pushed, carried) -> tuple:    # for one sample
+    "The same for tangents: they are carried without samples, meet each other, and go back to what is pushed."
+    local, live, begin = hollow(net), depending(net, pushed), starts(net)
+    def start(at): return {Layout.of(at, begin[at.name]): Tangent.of(at)} if at.name in carried else {}
+    size, work, traffic = 0, 0, 0
+    for at, given in zip(local, carry(net, local, start).values()):
+        met = [(s, prod(R.shape), T) for s, bundle in given.items() for R, T in bundle.items()]
+        high = [(s, len(T.array) if at.rule.apart or T.fits(at) else m) for s, m, T in met]     # directions written out
+        entries, m = sum(k*at.size(s) for s, k in high), sum(m for _, m, _ in met)
+        size, traffic, work = size + entries, traffic + 2*entries, work + sum(k*at.rule.work(at, s) for s, k in high)
+        if met and at.rule.pairs([*given]): work += entries*m/2
+        if met and at.name in live:
+            work += m*sum(at.rule.work(at, s) for s in [*given, *[THETA]*(at.name in pushed)])
+            traffic += m*(at.d + sum(map(at.size, given)))
+    return 8*size, work, traffic
+
+
 def plan(net,             # Graph
          N,               # number of samples
-         budget=8e7,      # bytes for what is alive at a time
+         budget=1.6e8,    # bytes for what is alive at a time
         ) -> Plan:
-    """Two-sided push where the maps are small, columns where they are large: whichever costs less. As measured, an
-    entry that is written costs as much as 100 multiply-adds of a GEMM, a multiply-add of a column as much as eight."""
-    local, alive = {at.name: at for at in hollow(net)}, reaching(net)
-    uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in alive]
-    one_column = 4*sum(at.rule.work(at, s) for at in local.values() if at.rule for s in range(len(at.x)))
+    """Two-sided push where the maps are small, tangents where the parameters are few: whichever costs less. As
+    measured, an entry that is written costs as much as 100 multiply-adds of a GEMM."""
+    uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in reaching(net)]
     options, early = [], set()
-    for theta in [None, *dict.fromkeys(theta for _, theta in uses)]:     # columns for none, the first, the first two, …
+    for theta in [None, *dict.fromkeys(theta for _, theta in uses)]:     # carry none, the first, the first two, …
         early |= {theta}
-        pushed = [name for name, t in uses if t not in early]
-        size, work, traffic = footprint(net, pushed)
-        alone = one_column*sum(net.parameters[t].size for t in early if t)
-        options.append((work + 100*traffic + 8*alone, size, work + alone, pushed, [n for n, t in uses if t in early]))
-        if all(net.nodes[name].rule.rank_one for name, _ in uses): break                   # nothing to win by columns
-    _, size, work, pushed, columns = min(options)
+        pushed, carried = [n for n, t in uses if t not in early], [n for n, t in uses if t in early]
+        size, work, traffic = (a + b for a, b in zip(footprint(net, pushed), trail(net, pushed, carried)))
+        options.append((work + 100*traffic, size, work, pushed, carried))
+        if all(net.nodes[name].rule.rank_one for name, _ in uses): break           # nothing to win by tangents
+    _, size, work, pushed, carried = min(options)
     parts = CORES if work*N > 1e9 else 1                                  # threads, where the work is worth them
     room = max(budget, 6*net.size**2)/CORES       # what adds up to a large matrix is added to seldom
     chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
-    return Plan(pushed, columns, size, work, -(-N//chunks))
-
-# %% ../nbs/03_hessian.ipynb #c8f18a5a
-def products(net,           # Graph
-             local,         # linearised and with δ
-             V,             # directions (m, p), in the order of `starts`
-             starts,        # node -> where its parameter starts
-             seeds=everything,   # which terms are seeded
-             live=None,     # names of the nodes to go back through (default: all that depend on a parameter)
-            ) -> np.ndarray:     # (m, p), summed over the samples
-    "The same push from one side: tangents J_s V forward, seeds times tangents and what is handed on backward."
-    tangents, parents, live = forward_tangents(net, local, V, starts), net.parents(), live or depending(net)
-    adjoint, out = {}, np.zeros_like(V)
-    for at in reversed(local):
-        if at.delta is None or at.name not in live: continue
-        A, moved = adjoint.pop(at.name, None), tangents[at.name]
-        slots = [i for i, s in enumerate(parents[at.name]) if s in live] + [THETA]*(at.flat is not None)
-        pairs = {p for s, t in curved(net, at, slots, seeds) for p in ((s, t), (t, s))}
-        for s in slots:
-            flows = [at.rule.pull(at, s, A, total=s == THETA)] if A is not None else []
-            flows += [at.rule.curve(at, s, t, moved[t], total=s == THETA) for t in moved if (s, t) in pairs]
-            for flow in flows:
-                if s == THETA: out[:, starts[at.name]:starts[at.name] + at.flat.size] += flow[:, :, 0, 0]
-                else: accumulate(adjoint, parents[at.name][s], flow)
-    return out
-
-
-def accumulate(sums, key, new):
-    "sums[key] += new, where what came first is not ours to write to."
-    sums[key] = sums[key] + new if key in sums else new
-
-
-def forward_tangents(net, local, V, starts) -> dict:
-    "Node -> {slot: tangent of that argument (m, d_slot, 1, n)}; arguments that V does not move are left out."
-    moved, given, parents = {}, {}, net.parents()
-    for at in local:
-        given[at.name] = {i: moved[s] for i, s in enumerate(parents[at.name]) if s in moved}
-        if at.flat is not None:
-            part = V[:, starts[at.name]:starts[at.name] + at.flat.size]
-            if part.any(): given[at.name][THETA] = part[:, :, None, None]
-        if at.name == LOSS: continue
-        for s, tangent in given[at.name].items(): accumulate(moved, at.name, at.rule.tangent(at, s, tangent))
-    return given
+    return Plan(pushed, carried, size, work, -(-N//chunks))
 
 # %% ../nbs/03_hessian.ipynb #59af4632
 def traced(net) -> bool:
@@ -921,7 +1060,7 @@ def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='wa
     p = order(table)
     afford(p, what, max_bytes)
     cost, seen, weight = plan(net, data.N), Kinks(net, kinks), data.weight(reduction)
-    live, sums = depending(net, cost.pushed), Sums(begin, spans(net, cost.columns, begin), p)
+    live, sums = depending(net, cost.pushed), Sums(begin, p)
     file = Checkpoint(checkpoint, what, theta, data.X, data.Y, untied, reduction, cost.chunk, net.nodes)
 
     def work(local):
@@ -929,35 +1068,11 @@ def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='wa
             if at.name not in cost.pushed: continue
             sums.add_row(at, row)
             if curved(net, at, [THETA], seeds): sums.add_own(at)
+        add_carried(net, local, sums, cost.carried, cost.pushed, seeds)
     for part in file.parts(data, cost.chunk, sums, seen):
         over_chunks(net, theta, part, cost.chunk, work, weight, seen, what, tell=False)
-        if cost.columns: columns(sums, net, theta, part, seeds, weight)
     seen.tell()
     return BlockMatrix(sums.matrix(), table)
-
-
-def spans(net, nodes, begin) -> list:
-    "Where some nodes' parameters lie in the matrix, each once, in order."
-    sizes = {begin[u]: net.parameters[net.nodes[u].theta].size for u in nodes}
-    return [range(start, start + size) for start, size in sorted(sizes.items())]
-
-
-def columns(sums, net, theta, data, seeds, weight, batch=20):
-    "The columns of some parameters, by the push from one side; it need not go back to those that had their turn."
-    turns, had = [], set()
-    for span in sums.spans:
-        live = depending(net, [u for u, start in sums.starts.items() if start not in had])
-        turns += [(span[i:i+batch], live) for i in range(0, len(span), batch)]
-        had.add(span.start)
-
-    def work(local):
-        for turn, live in turns:
-            V = np.zeros((len(turn), sums.p))
-            V[np.arange(len(turn)), turn] = 1
-            part = products(net, local, V, sums.starts, seeds, live)
-            with sums.lock: sums.columns[sums.row[turn.start]:][:len(turn)] += part
-    size = min(net.chunk(6.4e7/batch), -(-data.N//CORES))
-    over_chunks(net, theta, data, size, work, weight, Kinks(net, 'ignore'), 'columns')
 
 # %% ../nbs/03_hessian.ipynb #741e9eb6
 def hessian(net,                # Graph
@@ -1054,8 +1169,8 @@ def quadratic(net, local, v, starts) -> dict:    # (node, kind) -> (n,)
     for at in local:
         moved = given[at.name]
         for s, t in curved(net, at, [*moved], everything) if at.delta is not None else []:
-            pulled = at.rule.curve(at, s, t, moved[t])                        # ⟨δ, T_{s,t}⟩ J_t v
-            part = (moved[s]*pulled).sum((0, 1, 2))*(1 if s == t else 2)      # (s, t) and (t, s) give the same
+            part = (moved[s].array*moved[t].bent(at, s, t).array).sum((0, 1, 2))    # ⟨J_s v, ⟨δ, T_{s,t}⟩ J_t v⟩
+            part *= 1 if s == t else 2                                              # (s, t) and (t, s) give the same
             out[term(net, at.name, s, t)] += part
     return out
 

@@ -126,6 +126,25 @@ class Affine(Rule):
         seen = self.features(at.x[0].shape[:-1], 1. - zero[0].reshape(1, -1, at.n))[0].sum(0)
         return np.broadcast_to(seen == 0, (self.rows(), seen.size)).reshape(at.value.shape)
 
+    def takes_rows(self, at, rows):
+        "Whether the features keep the rows of the parent apart: those of a convolution are its channels."
+        return at.x[0].shape[0] == rows
+
+    def tangent_by_rows(self, at, V, rows):
+        "Directions that move one row of the parent each: (k, d, 1, n) -> (rows·k, d_v, 1, n)."
+        F = self.features(at.x[0].shape[:-1], V[:, :, 0])
+        F, W = F.reshape(len(V), rows, -1, F.shape[-1]), self.matrix(at.theta).reshape(self.rows(), rows, -1)
+        return (W.swapaxes(0, 1)[:, None] @ F.swapaxes(0, 1)).reshape(-1, at.d, 1, at.n)
+
+    def couple_by_rows(self, at, V, rows):
+        "⟨δ, T_{θ,x}⟩ times such directions, summed over the samples: (k, d, 1, n) -> (rows·k, p_v)."
+        F, row = self.features(at.x[0].shape[:-1], V[:, :, 0]), np.arange(rows)
+        M = F.reshape(-1, F.shape[-1]) @ at.delta.reshape(self.rows(), -1).T         # (k·taps, o)
+        M, out = M.reshape(len(V), rows, -1, self.rows()), np.zeros((rows*len(V), at.flat.size))
+        taps = out[:, :M[0].size].reshape(rows, len(V), self.rows(), rows, -1)
+        taps[row, :, :, row] = M.transpose(1, 0, 3, 2)
+        return out
+
     def augmented(self, V):
         "Parameter directions (a, p_v, 1, 1) as matrices (a, o, k+1), the bias as the last column."
         o, a = self.rows(), len(V)
@@ -162,6 +181,7 @@ class Dense(Affine):
     def __repr__(self): return f'Dense({self.units})'
 
     def condense(self, at, G): return G    # see Conv
+    def takes_rows(self, at, rows): return at.size(0) % rows == 0
 
     def pull_diagonal(self, at, slot, e):
         return super().pull_diagonal(at, slot, e) if slot == THETA else e[:, None]*self.matrix(at.theta)[:, :, None]
@@ -265,7 +285,7 @@ class Diagonal(Rule):
     """Entry i of the value depends on entry i of each parent alone: D and ⟨δ,T⟩ are diagonal, one number an entry.
 
     `slopes(at)`: ∂f/∂x_s for every slot; `bend(at, s, t)`: ∂²f/∂x_s∂x_t; both in the value's shape (*shape, n)."""
-    traced = False
+    traced, apart = False, True
 
     diagonal_seed = True
     def infer(self, shapes): return single(self, shapes)
@@ -456,7 +476,7 @@ class Piecewise(Diagonal):
 # %% ../nbs/02_rules.ipynb #109ee666
 class Pool(Rule):
     "Windows on a map (C, *extent), each channel by itself; D is a weight for every tap and position."
-    traced = False
+    traced, apart = False, True
     def __init__(self, size, stride=None): self.size, self.stride = size, size if stride is None else stride
 
     def taps(self, shape):

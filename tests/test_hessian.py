@@ -1,4 +1,4 @@
-"""The engine beyond correctness on random graphs: plans, chunks, columns, kinks, limits, cost."""
+"""The engine beyond correctness on random graphs: plans, chunks, tangents, kinks, limits, cost."""
 import os
 import signal
 import subprocess
@@ -18,8 +18,8 @@ from hessian_nb import graph
 from hessian_nb import hessian as engine
 from hessian_nb.graph import Graph, Rule, backward
 from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
-from hessian_nb.rules import (Add, AvgPool, Conv, CrossEntropy, Dense, MaxPool, Multiply, ReLU, Softplus, SquaredError,
-                              Tanh)
+from hessian_nb.rules import (Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, MaxPool, Multiply, ReLU, Softplus,
+                              SquaredError, Tanh, Transpose)
 
 HERE = Path(__file__).parent
 
@@ -70,25 +70,72 @@ def test_chunks_do_not_matter(case, monkeypatch, chunk):
     assert close(hessian(*case).dense(), whole)
 
 
+def channels():
+    """What becomes of directions that move one channel each: kept through pooling and Flatten, taken row by row, met by
+    others of as many and of other channels, mixed by a transposition, by the kernel of another number of channels."""
+    net = Graph()
+    h = net.node('h', Conv(4, kernel=3, padding=1), net.input('x', (2, 6, 6)))
+    b = net.node('b', Conv(4, kernel=(1, 3), padding=(0, 1), bias=False), net.node('a', Tanh(), h))
+    s = net.node('s', MaxPool(2), net.node('m', Multiply(), b, h))
+    c = net.node('c', Conv(6, kernel=2, stride=1), net.node('t', Transpose(2, 0, 1), s))
+    f = net.node('f', Flatten(), net.node('g', Softplus(), net.node('e', Conv(2, kernel=2), s)))
+    q = net.node('q', Multiply(), net.node('j', Dense(5), c), net.node('k', Dense(5), f, theta=None))
+    net.output(net.node('z', Dense(4), net.node('u', Concat(), q, f)), CrossEntropy())
+    return net
+
+
 @pytest.mark.parametrize('untied', [False, True])
-@pytest.mark.parametrize('columns', [['h'], ['h', 'b', 'c'], ['h', 'b', 'c', 'q', 'z']])
-def test_columns_and_push_agree(case, monkeypatch, columns, untied):
-    "The same push from one side and from two, for every way of sharing the work between them."
-    pushed = hessian(*case, untied=untied).dense()
-    rest = [n for n in ('h', 'b', 'c', 'q', 'z') if n not in columns]
-    planned(monkeypatch, columns=columns, pushed=rest, chunk=7)
+@pytest.mark.parametrize('make', [convolutional, channels])
+@pytest.mark.parametrize('chosen', ['0', '01', '012', '1', '12', '013', '3', '01234567'])
+def test_what_is_carried_and_what_is_pushed_agree(monkeypatch, make, chosen, untied):
+    "Tangents that meet and the push from both sides, for several ways of sharing the parameters between them."
+    net = make()
+    case, names = (net, *data_for(net, 23, 4)), [n for n, v in net.nodes.items() if v.theta]
+    planned(monkeypatch, carried=[], pushed=names, chunk=7)
+    key = next(t for t in engine.terms(net) if t[1] == 'mixed')
+    pushed, term = hessian(*case, untied=untied).dense(), decompose(*case, untied=untied)[key].dense()
+    thetas = list(dict.fromkeys(net.nodes[n].theta for n in names))
+    early = [n for n in names if str(thetas.index(net.nodes[n].theta)) in chosen]
+    planned(monkeypatch, carried=early, pushed=[n for n in names if n not in early], chunk=7)
     assert close(hessian(*case, untied=untied).dense(), pushed)
-    term = decompose(*case, untied=untied)['s', 'mixed'].dense()
-    monkeypatch.undo()
-    assert close(term, decompose(*case, untied=untied)['s', 'mixed'].dense())
+    assert close(decompose(*case, untied=untied)[key].dense(), term)
 
 
-def test_the_plan_pushes_small_maps_and_takes_columns_of_large_ones():
+def test_a_tangent_by_rows_says_what_the_written_one_says():
+    "Through every rule of the network, bent, coupled and met: as if its zeros were written out."
+    net = channels()
+    theta, X, Y = data_for(net, 5, 4)
+    local = backward(net, net.linearize(theta, net.data(X, Y, loss=True)))
+    at, whole = {a.name: a for a in local}, engine.Tangent.whole
+    T = engine.Tangent.of(at['h'])
+    assert T.rows == 4 and T.array.shape == (19, 144, 1, 5) and whole(T).shape == (76, 144, 1, 5)
+    out = engine.Tangent(whole(T))
+    assert np.count_nonzero(whole(T).any((2, 3)))*4 <= whole(T).shape[0]*whole(T).shape[1]
+    for name, kept in ('a', 4), ('b', 1), ('m', 4), ('s', 4), ('e', 1), ('t', 1):
+        slot = 1 if name == 'm' else 0
+        source = T if name in 'abm' else T_s
+        mine, other = source.through(at[name], slot), engine.Tangent(whole(source)).through(at[name], slot)
+        assert mine.rows == kept and np.allclose(whole(mine), other.array, rtol=1e-13, atol=1e-13)
+        if name == 'm': T_s = engine.Tangent(mine.array.copy(), mine.rows)
+        if name == 's': T_s = mine
+    for layer, source in ('b', T), ('e', T_s):
+        plain = engine.Tangent(whole(source))
+        assert np.allclose(source.coupled(at[layer], 0), plain.coupled(at[layer], 0), rtol=1e-13, atol=1e-13)
+    bent = T.bent(at['a'], 0, 0)
+    assert bent.rows == 4 and np.allclose(whole(bent), out.bent(at['a'], 0, 0).array)
+    dense_one = engine.Tangent(np.random.default_rng(0).standard_normal((3, 144, 1, 5)))
+    two = engine.Tangent(np.random.default_rng(1).standard_normal((3, 144, 1, 5)), 2)
+    for A in (T, dense_one, two):
+        for B in (T, dense_one, two):
+            assert np.allclose(engine.meet(A, B), np.einsum('aexn,bexn->ab', whole(A), whole(B)))
+
+
+def test_the_plan_pushes_small_maps_and_carries_the_weights_of_large_ones():
     small, large = dense(8, 6, 3), Graph()
     v = large.node('a', Tanh(), large.node('h', Conv(4, kernel=3), large.input('x', (1, 28, 28))))
     large.output(large.node('z', Dense(10), large.node('m', AvgPool(13), v)), CrossEntropy())
-    assert plan(small, 100).columns == [] and plan(small, 100).chunk == 100
-    assert plan(large, 100).columns == ['h'] and plan(large, 100).pushed == ['z']
+    assert plan(small, 100).carried == [] and plan(small, 100).chunk == 100
+    assert plan(large, 100).carried == ['h'] and plan(large, 100).pushed == ['z']
     theta, X, Y = data_for(large, 3, 10)
     assert hessian(large, theta, X, Y).certify() < 1e-13
 
