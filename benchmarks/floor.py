@@ -1,8 +1,9 @@
-"""The floor: the multiply-adds that no push can do without, as bare matrix products of the same shapes.
+"""The floor: the multiply-adds of the method, as bare matrix products of the same sizes.
 
-Counted from the network alone. For a pair of layers that is ∂²ℒ/∂θ_v∂θ_w = Σ_n M ⊗ φ_v φ_w + Σ_n E ⊗ δ_w φ_v, with
+Counted from the network alone. For two dense layers that is ∂²ℒ/∂θ_v∂θ_w = Σ_n M ⊗ φ_v φ_w + Σ_n E ⊗ δ_w φ_v, with
 M = ∂δ_w/∂z_v and E = ∂φ_w/∂z_v (free while it is diagonal), one product each; for a layer with itself a quarter of it,
-since it is symmetric in outputs and in inputs. What is left out: activations, everything elementwise, layout.
+since it is symmetric in outputs and in inputs. For convolutions it is their tangents, on the way forward and where they
+meet. What is left out: activations, everything elementwise, layout.
 """
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -53,15 +54,28 @@ def between(net, v, w, names) -> bool:
 
 def pair(v, w, full):
     "Products (m, inner a sample, n) for an earlier layer v and a later one w; `full`: whether E counts."
-    if w.P == 1 and v.P == 1:
-        return [(v.d*w.d, 1, v.k*w.k)] + [(w.d*v.k, 1, v.d*w.k)]*full
-    if w.P == 1: return [(r*v.o, v.P, v.k) for r in (w.d, w.k)[:1 + full]] + [(w.d*v.p, 1, w.k)]*(1 + full)
-    return [(w.p*v.o, v.P, v.k)]
+    return [(v.d*w.d, 1, v.k*w.k)] + [(w.d*v.k, 1, v.d*w.k)]*full
 
 
-def own(v):
-    if v.P == 1: return [(v.d*(v.d + 1)//2, 1, v.k*(v.k + 1)//2)]
-    return [(v.p*v.o, v.P, v.k//2)]
+def own(v): return [(v.d*(v.d + 1)//2, 1, v.k*(v.k + 1)//2)]
+
+
+def carried(found, whole):
+    """Convolutions under one dense layer: tangents of all their weights go forward, 1/channels of them in the next
+    layer, and meet where it bends: `whole` in the activations too, else at the loss alone."""
+    *convolutions, last = found
+    shapes = own(last)
+    for i, v in enumerate(convolutions):
+        for j, w in enumerate(found[i + 1:], i + 1):
+            height = v.k if j == i + 1 else v.p
+            shapes += [(w.o*w.k, w.P, height)] + [(height*w.k, w.P, w.o)]*whole         # through w; with θ_w
+        shapes += [(v.p*last.o, 1, last.k)]
+        for j, u in enumerate(convolutions[i:], i):
+            shapes += [(v.p, last.o, u.p//2 if i == j else u.p)]                        # at the loss
+            if not whole: continue
+            shapes += [(v.k if i == j else v.p, u.d, u.k//2 if i == j else u.k)]        # where u's own are still apart
+            shapes += [(v.p, w.d, u.p//2 if i == j else u.p) for w in convolutions[j + 1:]]
+    return shapes
 
 
 def products(problem):
@@ -70,6 +84,7 @@ def products(problem):
     if found is None or problem.quantity not in ('hessian', 'gauss-newton', 'product'): return None
     if problem.quantity == 'product': return vector_products(found)
     names, whole = [v.name for v in found], problem.quantity == 'hessian'
+    if any(v.P > 1 for v in found): return carried(found, whole)
     shapes = [shape for v in found for shape in own(v)]
     for v, w in combinations(found, 2):
         shapes += pair(v, w, whole and between(problem.net, v.name, w.name, names))

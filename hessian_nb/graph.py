@@ -115,6 +115,7 @@ class Rule:
     diagonal_seed = False   # the curvature seed is diagonal
     apart = False           # each row (channel) of the value depends on that row of the parent alone
     traced = True           # derivatives come from autograd, which is not safe in threads
+    copies = False          # autograd's work for n samples is that of n calls
 
     def infer(self, shapes): raise NotImplementedError       # shapes of the parents -> shape of the value
     def parameters(self, shapes): return {}                  # shapes of the parents -> {slot: shape}
@@ -171,10 +172,18 @@ class Rule:
 
     def one_by_one(self, at, s, t, V):
         "The same for a parameter's part of every sample: what autograd gives is summed, so each sample goes alone."
-        alone = [replace(at, x=[x[..., [i]] for x in at.x], value=at.value[..., [i]], delta=at.delta[:, [i]], cache={})
-                 for i in range(at.n)]
         return np.concatenate([Rule.curve(self, one, s, t, V if t == THETA else V[..., [i]], total=True)
-                               for i, one in enumerate(alone)], -1)
+                               for i, one in enumerate(self.apiece(at))], -1)
+
+    def apiece(self, at):
+        "A Local for each sample."
+        def take(i): return [x[..., [i]] for x in at.x], at.value[..., [i]], at.delta[:, [i]]
+        return at.once('apiece', lambda: [replace(at, x=x, value=value, delta=delta, cache={})
+                                          for x, value, delta in map(take, range(at.n))])
+
+    def by_rows(self, at, rows):
+        "Whether so many rows of a derivative in θ, sample by sample, cost less than as many columns as θ has entries."
+        return rows*(1 if self.copies else at.n) < at.flat.size
 
     def second(self, at, s, t):
         "The pullback of x_s ↦ ∂(δ·f)/∂x_t, and the shape of what it takes."
@@ -188,6 +197,9 @@ class Rule:
     def jacobian(self, at, slot):
         "D_slot for each sample, (d_v, d_slot, n), computed once."
         def compute():
+            if slot == THETA and self.by_rows(at, at.d):
+                rows = [self.pull(one, THETA, directions(at.d), total=True)[:, :, 0] for one in self.apiece(at)]
+                return np.concatenate(rows, -1)
             if slot == THETA: return self.tangent(at, THETA, directions(at.flat.size))[:, :, 0].swapaxes(0, 1)
             eye = np.broadcast_to(identity(at.d), (1, at.d, at.d, at.n))
             return each(at, self.back(at, slot), eye, at.value.shape, at.n)[0].swapaxes(0, 1)
@@ -197,6 +209,8 @@ class Rule:
         """The curvature seed ⟨δ, T_{s,t}⟩ as a block: (d_s, d_t, n), or (d, n) when it is diagonal; of a parameter with
         itself summed over the samples, (p_v, p_v, 1)."""
         if s == THETA != t: return self.seed(at, t, s).swapaxes(0, 1)
+        if s != THETA == t and self.by_rows(at, at.size(s)):
+            return self.curve(at, THETA, s, directions(at.size(s)))[:, :, 0]
         if t == THETA: return self.curve(at, s, t, directions(at.flat.size), total=s == t)[:, :, 0].swapaxes(0, 1)
         return self.curve(at, s, t, identity(at.size(t)))[0]
 
@@ -213,7 +227,8 @@ class Rule:
 # %% ../nbs/01_graph.ipynb #ec24bdb4
 class Custom(Rule):
     "Any autograd function as a node: of one sample (default), or of arrays with a leading sample axis (`batched`)."
-    def __init__(self, function, batched=False): self.function, self.batched = function, batched
+    def __init__(self, function, batched=False):
+        self.function, self.batched, self.copies = function, batched, not batched
 
     def value(self, x, theta):
         extra = [] if theta is None else [theta]

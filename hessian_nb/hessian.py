@@ -297,8 +297,8 @@ class Layout(NamedTuple):
     @property
     def numbers(self):
         "Where the entries of the matrix, row by row, lie in the parameter."
-        numbers, cut = np.arange(prod(self.shape)), self.rows*self.columns
-        return np.hstack([numbers[:cut].reshape(self.rows, -1), numbers[cut:].reshape(self.rows, int(self.bias))]).ravel()
+        W, b = np.split(np.arange(prod(self.shape)), [self.rows*self.columns])
+        return np.hstack([W.reshape(self.rows, -1), b.reshape(self.rows, -1)]).ravel()
 
     @property
     def span(self): return slice(self.start, self.start + prod(self.shape))
@@ -665,7 +665,7 @@ def carry(net, local, start) -> dict:
         here, given[at.name] = dict(start(at)), {s: moved[parent] for s, parent in enumerate(parents[at.name])}
         if at.name == LOSS: continue
         for s, bundle in given[at.name].items():
-            for key, T in bundle.items(): accumulate(here, key, T.through(at, s))
+            for key, J in bundle.items(): accumulate(here, key, J.through(at, s))
         moved[at.name] = here
     return given
 
@@ -676,7 +676,7 @@ def accumulate(sums, key, new):
 
 
 def forward_tangents(net, local, V, starts) -> dict:
-    "Node -> {slot: Tangent} in directions V (m, p), ordered as `starts` says; arguments that V does not move are left out."
+    "Node -> {slot: Tangent} in directions V (m, p), in the order of `starts`; what V does not move is left out."
     parts = {at.name: V[:, starts[at.name]:starts[at.name] + at.flat.size, None, None]
              for at in local if at.flat is not None}
     parts = {name: Tangent(part) for name, part in parts.items() if part.any()}
@@ -687,7 +687,7 @@ def forward_tangents(net, local, V, starts) -> dict:
 
 
 def pull_back(net, local, tangents, seeds, live):
-    "Seeds times tangents and what is handed on, backward: yields a node with a parameter and ∂(gradient of θ_v), (m, p_v)."
+    "Seeds times tangents and what is handed on, backward: yields nodes v with parts of ∂(gradient of θ_v), (m, p_v)."
     parents, adjoint = net.parents(), {}
     for at in reversed(local):
         if at.delta is None or at.name not in live: continue
@@ -695,12 +695,12 @@ def pull_back(net, local, tangents, seeds, live):
         above, own = parents[at.name], [THETA]*(at.flat is not None)
         pairs = {p for s, t in curved(net, at, [*range(len(above)), *own], seeds) for p in ((s, t), (t, s))}
         if own and A is not None: yield at, at.rule.pull(at, THETA, A, total=True)[:, :, 0, 0]
-        if own: yield from ((at, T.coupled(at, t)) for t, T in moved.items() if (THETA, t) in pairs)
+        if own: yield from ((at, J.coupled(at, t)) for t, J in moved.items() if (THETA, t) in pairs)
         for s, parent in enumerate(above):
             if parent not in live: continue
             if A is not None: accumulate(adjoint, parent, at.rule.pull(at, s, A))
-            for t, T in moved.items():
-                if (s, t) in pairs: accumulate(adjoint, parent, T.bent(at, s, t).whole())
+            for t, J in moved.items():
+                if (s, t) in pairs: accumulate(adjoint, parent, J.bent(at, s, t).whole())
 
 
 def products(net,           # Graph
@@ -739,12 +739,12 @@ def meetings(net, local, given, layouts, seeds):
         moved, own = given[at.name], [THETA]*(at.name in layouts)
         for s, t in curved(net, at, [*moved, *own], seeds):
             if t == THETA:
-                if s != THETA: yield from ((R, layouts[at.name].flat, T.coupled(at, s)) for R, T in moved[s].items())
+                if s != THETA: yield from ((R, layouts[at.name].flat, J.coupled(at, s)) for R, J in moved[s].items())
                 continue
             for one, other in {(s, t), (t, s)}:
-                for C, T in moved[other].items():
-                    bent = T.bent(at, one, other)
-                    yield from ((R, C, meet(A, bent)*(.5 if R == C else 1)) for R, A in moved[one].items() if R <= C)
+                for C, J in moved[other].items():
+                    bent = J.bent(at, one, other)
+                    yield from ((R, C, meet(J, bent)*(.5 if R == C else 1)) for R, J in moved[one].items() if R <= C)
 
 
 def add_carried(net, local, sums, carried, pushed, seeds):
@@ -890,11 +890,11 @@ def trail(net, pushed, carried) -> tuple:    # for one sample
     def start(at): return {Layout.of(at, begin[at.name]): Tangent.of(at)} if at.name in carried else {}
     size, work, traffic = 0, 0, 0
     for at, given in zip(local, carry(net, local, start).values()):
-        met = [(s, prod(R.shape), T) for s, bundle in given.items() for R, T in bundle.items()]
-        high = [(s, len(T.array) if at.rule.apart or T.fits(at) else m) for s, m, T in met]     # directions written out
+        met = [(s, prod(R.shape), J) for s, bundle in given.items() for R, J in bundle.items()]
+        high = [(s, len(J.array) if at.rule.apart or J.fits(at) else m) for s, m, J in met]     # directions written out
         entries, m = sum(k*at.size(s) for s, k in high), sum(m for _, m, _ in met)
         size, traffic, work = size + entries, traffic + 2*entries, work + sum(k*at.rule.work(at, s) for s, k in high)
-        if met and at.rule.pairs([*given]): work += entries*m/2
+        if met and at.rule.pairs([*given]): work += entries*sum(k for _, k in high)/2
         if met and at.name in live:
             work += m*sum(at.rule.work(at, s) for s in [*given, *[THETA]*(at.name in pushed)])
             traffic += m*(at.d + sum(map(at.size, given)))
@@ -916,7 +916,7 @@ def plan(net,             # Graph
         options.append((work + 100*traffic, size, work, pushed, carried))
         if all(net.nodes[name].rule.rank_one for name, _ in uses): break           # nothing to win by tangents
     _, size, work, pushed, carried = min(options)
-    parts = CORES if work*N > 1e9 else 1                                  # threads, where the work is worth them
+    parts = CORES if work*N > 3e8 else 1                                  # threads, where the work is worth them
     room = max(budget, 6*net.size**2)/CORES       # what adds up to a large matrix is added to seldom
     chunks = max(1, -(-N*size//int(room*parts)))*parts                    # every core has its share
     return Plan(pushed, carried, size, work, -(-N//chunks))

@@ -145,7 +145,7 @@ def top_eigenpairs(op,               # symmetric operator, matrix or BlockMatrix
 
 
 def one_scipy_thread():
-    "SciPy may have a BLAS of its own; while its threads wait they take the cores from numpy's, which the products need."
+    "SciPy may bring its own BLAS, whose threads, while they wait, take the cores from numpy's in the products."
     own = [library.filepath for library in blas().lib_controllers if 'scipy' in os.path.dirname(library.filepath)]
     return blas().select(filepath=own).limit(limits=1)
 

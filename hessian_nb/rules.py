@@ -130,17 +130,21 @@ class Affine(Rule):
         "Whether the features keep the rows of the parent apart: those of a convolution are its channels."
         return at.x[0].shape[0] == rows
 
-    def tangent_by_rows(self, at, V, rows):
-        "Directions that move one row of the parent each: (k, d, 1, n) -> (rows·k, d_v, 1, n)."
+    def features_by_rows(self, at, V, rows):
+        "Features of directions that move one row of the parent each: (k, d, 1, n) -> (k, rows, taps, P·n)."
         F = self.features(at.x[0].shape[:-1], V[:, :, 0])
-        F, W = F.reshape(len(V), rows, -1, F.shape[-1]), self.matrix(at.theta).reshape(self.rows(), rows, -1)
+        return F.reshape(len(V), rows, -1, F.shape[-1])
+
+    def tangent_by_rows(self, at, V, rows):
+        "D_x times such directions: (k, d, 1, n) -> (rows·k, d_v, 1, n)."
+        F, W = self.features_by_rows(at, V, rows), self.matrix(at.theta).reshape(self.rows(), rows, -1)
         return (W.swapaxes(0, 1)[:, None] @ F.swapaxes(0, 1)).reshape(-1, at.d, 1, at.n)
 
     def couple_by_rows(self, at, V, rows):
         "⟨δ, T_{θ,x}⟩ times such directions, summed over the samples: (k, d, 1, n) -> (rows·k, p_v)."
-        F, row = self.features(at.x[0].shape[:-1], V[:, :, 0]), np.arange(rows)
-        M = F.reshape(-1, F.shape[-1]) @ at.delta.reshape(self.rows(), -1).T         # (k·taps, o)
-        M, out = M.reshape(len(V), rows, -1, self.rows()), np.zeros((rows*len(V), at.flat.size))
+        F, row = self.features_by_rows(at, V, rows), np.arange(rows)
+        M = (F.reshape(-1, F.shape[-1]) @ at.delta.reshape(self.rows(), -1).T).reshape(*F.shape[:-1], self.rows())
+        out = np.zeros((rows*len(V), at.flat.size))
         taps = out[:, :M[0].size].reshape(rows, len(V), self.rows(), rows, -1)
         taps[row, :, :, row] = M.transpose(1, 0, 3, 2)
         return out

@@ -7,6 +7,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from itertools import product
 from pathlib import Path
 
 import autograd.numpy as anp
@@ -18,8 +19,8 @@ from hessian_nb import graph
 from hessian_nb import hessian as engine
 from hessian_nb.graph import Graph, Rule, backward
 from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
-from hessian_nb.rules import (Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, MaxPool, Multiply, ReLU, Softplus,
-                              SquaredError, Tanh, Transpose)
+from hessian_nb.rules import (Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, MaxPool, Multiply, ReLU,
+                              Softplus, SquaredError, Tanh, Transpose)
 
 HERE = Path(__file__).parent
 
@@ -107,27 +108,22 @@ def test_a_tangent_by_rows_says_what_the_written_one_says():
     theta, X, Y = data_for(net, 5, 4)
     local = backward(net, net.linearize(theta, net.data(X, Y, loss=True)))
     at, whole = {a.name: a for a in local}, engine.Tangent.whole
-    T = engine.Tangent.of(at['h'])
-    assert T.rows == 4 and T.array.shape == (19, 144, 1, 5) and whole(T).shape == (76, 144, 1, 5)
-    out = engine.Tangent(whole(T))
-    assert np.count_nonzero(whole(T).any((2, 3)))*4 <= whole(T).shape[0]*whole(T).shape[1]
-    for name, kept in ('a', 4), ('b', 1), ('m', 4), ('s', 4), ('e', 1), ('t', 1):
-        slot = 1 if name == 'm' else 0
-        source = T if name in 'abm' else T_s
-        mine, other = source.through(at[name], slot), engine.Tangent(whole(source)).through(at[name], slot)
-        assert mine.rows == kept and np.allclose(whole(mine), other.array, rtol=1e-13, atol=1e-13)
-        if name == 'm': T_s = engine.Tangent(mine.array.copy(), mine.rows)
-        if name == 's': T_s = mine
-    for layer, source in ('b', T), ('e', T_s):
-        plain = engine.Tangent(whole(source))
-        assert np.allclose(source.coupled(at[layer], 0), plain.coupled(at[layer], 0), rtol=1e-13, atol=1e-13)
-    bent = T.bent(at['a'], 0, 0)
-    assert bent.rows == 4 and np.allclose(whole(bent), out.bent(at['a'], 0, 0).array)
-    dense_one = engine.Tangent(np.random.default_rng(0).standard_normal((3, 144, 1, 5)))
-    two = engine.Tangent(np.random.default_rng(1).standard_normal((3, 144, 1, 5)), 2)
-    for A in (T, dense_one, two):
-        for B in (T, dense_one, two):
-            assert np.allclose(engine.meet(A, B), np.einsum('aexn,bexn->ab', whole(A), whole(B)))
+    J = engine.Tangent.of(at['h'])
+    assert J.rows == 4 and J.array.shape == (19, 144, 1, 5) and whole(J).shape == (76, 144, 1, 5)
+    moved = {'h': J}
+    for name, parent, slot, kept in [('a', 'h', 0, 4), ('b', 'a', 0, 1), ('m', 'h', 1, 4), ('s', 'm', 0, 4),
+                                     ('e', 's', 0, 1), ('t', 's', 0, 1)]:
+        moved[name] = moved[parent].through(at[name], slot)
+        written = engine.Tangent(whole(moved[parent])).through(at[name], slot)
+        assert moved[name].rows == kept and np.allclose(whole(moved[name]), written.array, rtol=1e-13, atol=1e-13)
+    for name, parent in ('b', 'a'), ('e', 's'):
+        written = engine.Tangent(whole(moved[parent])).coupled(at[name], 0)
+        assert np.allclose(moved[parent].coupled(at[name], 0), written, rtol=1e-13, atol=1e-13)
+    bent, rng = J.bent(at['a'], 0, 0), np.random.default_rng(0)
+    assert bent.rows == 4 and np.allclose(whole(bent), engine.Tangent(whole(J)).bent(at['a'], 0, 0).array)
+    several = [J, bent, *(engine.Tangent(rng.standard_normal((3, 144, 1, 5)), rows) for rows in (1, 2))]
+    for A, B in product(several, several):
+        assert np.allclose(engine.meet(A, B), np.einsum('aexn,bexn->ab', whole(A), whole(B)))
 
 
 def test_the_plan_pushes_small_maps_and_carries_the_weights_of_large_ones():
