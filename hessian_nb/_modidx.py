@@ -436,6 +436,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hessian_nb.hessian.curvature': ('hessian.html#curvature', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.curved': ('hessian.html#curved', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.decompose': ('hessian.html#decompose', 'hessian_nb/hessian.py'),
+                                    'hessian_nb.hessian.definition': ('hessian.html#definition', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.direction': ('hessian.html#direction', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.draw_matrix': ('hessian.html#draw_matrix', 'hessian_nb/hessian.py'),
                                     'hessian_nb.hessian.draw_terms': ('hessian.html#draw_terms', 'hessian_nb/hessian.py'),

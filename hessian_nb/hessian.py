@@ -9,8 +9,8 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'pull_back', 'products', 'meet', 'meetings', 'add_carried', 'allowed', 'afford', 'places', 'order', 'starts',
            'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'trail', 'plan', 'traced',
            'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held', 'Checkpoint', 'save_whole',
-           'fingerprint', 'curvature', 'hessian', 'autograd_product', 'terms', 'Terms', 'Decomposition', 'decompose',
-           'look', 'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector', 'InputHessian',
+           'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms', 'Terms', 'Decomposition',
+           'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector', 'InputHessian',
            'input_hessian', 'value_port', 'afford_blocks']
 
 # %% ../nbs/03_hessian.ipynb #41bdbeb5
@@ -1051,6 +1051,17 @@ def fingerprint(*things) -> str:
         else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
     return digest.hexdigest()
 
+
+def definition(net) -> list:
+    "What a network computes, as far as it has a text: nodes, settings of their rules, the code of its functions."
+    def plain(x):
+        if isinstance(x, (list, tuple)): return [plain(y) for y in x]
+        code = getattr(x, '__code__', None)
+        return (x.__qualname__, code.co_code.hex(), code.co_names) if code else x
+    def settings(rule): return type(rule).__qualname__, rule and sorted((k, plain(x)) for k, x in vars(rule).items())
+    nodes = [(v.name, v.parents, v.theta, v.shape, settings(v.rule)) for v in net.nodes.values()]
+    return [*nodes, net.output_node, settings(net.loss_rule)]
+
 # %% ../nbs/03_hessian.ipynb #596757a0
 def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='warn', max_bytes=None,
               what='the Hessian', checkpoint=None) -> BlockMatrix:
@@ -1061,7 +1072,7 @@ def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='wa
     afford(p, what, max_bytes)
     cost, seen, weight = plan(net, data.N), Kinks(net, kinks), data.weight(reduction)
     live, sums = depending(net, cost.pushed), Sums(begin, p)
-    file = Checkpoint(checkpoint, what, theta, data.X, data.Y, untied, reduction, cost.chunk, net.nodes)
+    file = Checkpoint(checkpoint, what, theta, data.X, data.Y, untied, reduction, cost.chunk, definition(net))
 
     def work(local):
         for at, row in push(Coupled(local), net, local, live, seeds, ports_of(cost.pushed)):

@@ -19,8 +19,8 @@ from hessian_nb import graph
 from hessian_nb import hessian as engine
 from hessian_nb.graph import Graph, Rule, backward
 from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
-from hessian_nb.rules import (Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, MaxPool, Multiply, ReLU,
-                              Softplus, SquaredError, Tanh, Transpose)
+from hessian_nb.rules import (Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, LeakyReLU, MaxPool, Multiply,
+                              ReLU, Softplus, SquaredError, Tanh, Transpose)
 
 HERE = Path(__file__).parent
 
@@ -314,6 +314,35 @@ def test_many_uses_of_one_parameter():
 
 
 # --- interrupted and resumed
+
+def small_case(slope=.1, factor=.5):
+    net = Graph()
+    a = net.node('a', LeakyReLU(slope), net.node('h', Dense(4), net.input('x', 3)))
+    net.output(net.node('z', Dense(2), net.node('s', lambda u: anp.sin(u), a)), SquaredError(factor))
+    return net
+
+
+@pytest.mark.parametrize('change', [{'slope': .2}, {'factor': 1.}])
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch, change):
+    "Settings of rules and of the loss count, though a rule may not show them."
+    rng, file = np.random.default_rng(0), tmp_path/'sums.npz'
+    X, Y = rng.standard_normal((500, 3)), rng.standard_normal((500, 2))
+    planned(monkeypatch, chunk=10)
+    save, saved = engine.Checkpoint.save, []
+
+    def stop(self, **arrays):
+        self.saved = -1e9
+        save(self, **arrays)
+        saved.append(1)
+        if len(saved) == 2: raise KeyboardInterrupt
+    monkeypatch.setattr(engine.Checkpoint, 'save', stop)
+    net, other = small_case(), small_case(**change)
+    with pytest.raises(KeyboardInterrupt): hessian(net, net.init(0), X, Y, checkpoint=file)
+    with pytest.raises(ValueError, match='belongs to another computation'):
+        hessian(other, net.init(0), X, Y, checkpoint=file)
+    again = small_case()
+    assert close(hessian(again, net.init(0), X, Y, checkpoint=file).dense(), hessian(net, net.init(0), X, Y).dense())
+
 
 SLOW = '''
 import signal, sys, time
