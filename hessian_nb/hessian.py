@@ -657,17 +657,18 @@ class Tangent(NamedTuple):
         return at.rule.curve(at, THETA, t, self.whole(), total=True)[:, :, 0, 0]
 
 
-def carry(net, local, start) -> dict:
-    """Node -> {slot: {key: Tangent}}, what moves each of its arguments; `start` says how a node moves by itself, a
-    Tangent for each key."""
-    moved, given, parents = {}, {}, net.parents()
+def carry(net, local, start):
+    """Yields each node with {slot: {key: Tangent}}, what moves its arguments; `start` says how a node moves by itself,
+    a Tangent for each key. What the last child has seen is let go."""
+    moved, parents = {}, net.parents()
+    last = {parent: at.name for at in local for parent in parents[at.name]}
     for at in local:
-        here, given[at.name] = dict(start(at)), {s: moved[parent] for s, parent in enumerate(parents[at.name])}
-        if at.name == LOSS: continue
-        for s, bundle in given[at.name].items():
+        given, here = {s: moved[parent] for s, parent in enumerate(parents[at.name])}, dict(start(at))
+        yield at, given
+        if at.name not in last: continue
+        for s, bundle in given.items():
             for key, J in bundle.items(): accumulate(here, key, J.through(at, s))
-        moved[at.name] = here
-    return given
+        moved = {name: bundle for name, bundle in {**moved, at.name: here}.items() if last[name] != at.name}
 
 
 def accumulate(sums, key, new):
@@ -680,8 +681,9 @@ def forward_tangents(net, local, V, starts) -> dict:
     parts = {at.name: V[:, starts[at.name]:starts[at.name] + at.flat.size, None, None]
              for at in local if at.flat is not None}
     parts = {name: Tangent(part) for name, part in parts.items() if part.any()}
-    given = carry(net, local, lambda at: {'V': parts[at.name].through(at, THETA)} if at.name in parts else {})
-    moved = {name: {s: bundle['V'] for s, bundle in args.items() if bundle} for name, args in given.items()}
+    def start(at): return {'V': parts[at.name].through(at, THETA)} if at.name in parts else {}
+    moved = {at.name: {s: bundle['V'] for s, bundle in given.items() if bundle}
+             for at, given in carry(net, local, start)}
     for name in parts: moved[name][THETA] = parts[name]
     return moved
 
@@ -732,35 +734,34 @@ def meet(A, B) -> np.ndarray:    # (m_A, m_B)
     return out.reshape(A.rows*G.shape[1], -1)
 
 
-def meetings(net, local, given, layouts, seeds):
-    """Blocks of the parameters that are carried, `layouts` by node, as (one, other, (m, m′)): at each node, tangents
-    times seeds times tangents. Of a parameter with itself it is one half, which will be mirrored."""
-    for at in (at for at in local if at.delta is not None):
-        moved, own = given[at.name], [THETA]*(at.name in layouts)
-        for s, t in curved(net, at, [*moved, *own], seeds):
-            if t == THETA:
-                if s != THETA: yield from ((R, layouts[at.name].flat, J.coupled(at, s)) for R, J in moved[s].items())
-                continue
-            for one, other in {(s, t), (t, s)}:
-                for C, J in moved[other].items():
-                    bent = J.bent(at, one, other)
-                    yield from ((R, C, meet(J, bent)*(.5 if R == C else 1)) for R, J in moved[one].items() if R <= C)
+def meetings(net, at, moved, layouts, seeds):
+    """What one node gives to the blocks of parameters that are carried, `layouts` by node: tangents × seeds × tangents,
+    as (one, other, (m, m′)). Of a parameter with itself it is one half, which will be mirrored."""
+    for s, t in curved(net, at, [*moved, *[THETA]*(at.name in layouts)], seeds):
+        if t == THETA:
+            if s != THETA: yield from ((R, layouts[at.name].flat, J.coupled(at, s)) for R, J in moved[s].items())
+            continue
+        for one, other in {(s, t), (t, s)}:
+            for C, J in moved[other].items():
+                bent = J.bent(at, one, other)
+                yield from ((R, C, meet(J, bent)*(.5 if R == C else 1)) for R, J in moved[one].items() if R <= C)
 
 
 def add_carried(net, local, sums, carried, pushed, seeds):
     "All blocks of the parameters of some nodes: with each other, and with those that are pushed."
-    if not carried: return
     layouts = {at.name: Layout.of(at, sums.starts[at.name]) for at in local if at.name in carried}
-    given = carry(net, local, lambda at: {layouts[at.name]: Tangent.of(at)} if at.name in layouts else {})
-    for R, C, G in meetings(net, local, given, layouts, seeds): sums.add_met(R, C, G)
-    for at in local:
+    live, kept = depending(net, pushed), {R: {} for R in layouts.values()}
+    def start(at): return {layouts[at.name]: Tangent.of(at)} if at.name in layouts else {}
+    for at, moved in carry(net, local, start) if carried else []:
+        if at.delta is None: continue
+        for R, C, G in meetings(net, at, moved, layouts, seeds): sums.add_met(R, C, G)
         if at.name in layouts and curved(net, at, [THETA], seeds): sums.add_own(at)
-    live = depending(net, pushed)
-    for R in dict.fromkeys(layouts.values()):
-        alone = {name: {s: bundle[R] for s, bundle in args.items() if R in bundle} for name, args in given.items()}
-        for at in local:
-            if layouts.get(at.name) == R: alone[at.name][THETA] = Tangent(directions(at.flat.size)[R.numbers])
-        for at, flow in pull_back(net, local, alone, seeds, live):
+        if at.name not in live: continue
+        for R, here in kept.items(): here[at.name] = {s: bundle[R] for s, bundle in moved.items() if R in bundle}
+        own = layouts.get(at.name)
+        if own: kept[own][at.name][THETA] = Tangent(directions(at.flat.size)[own.numbers])
+    for R, tangents in kept.items():
+        for at, flow in pull_back(net, local, tangents, seeds, live):
             if at.name in pushed: sums.add_met(R, Layout.of(at, sums.starts[at.name]).flat, flow)
 
 # %% ../nbs/03_hessian.ipynb #da2ce030
@@ -888,12 +889,14 @@ def trail(net, pushed, carried) -> tuple:    # for one sample
     "The same for tangents: they are carried without samples, meet each other, and go back to what is pushed."
     local, live, begin = hollow(net), depending(net, pushed), starts(net)
     def start(at): return {Layout.of(at, begin[at.name]): Tangent.of(at)} if at.name in carried else {}
-    size, work, traffic = 0, 0, 0
-    for at, given in zip(local, carry(net, local, start).values()):
+    size, kept, work, traffic = 0, 0, 0, 0
+    for at, given in carry(net, local, start):
         met = [(s, prod(R.shape), J) for s, bundle in given.items() for R, J in bundle.items()]
         high = [(s, len(J.array) if at.rule.apart or J.fits(at) else m) for s, m, J in met]     # directions written out
         entries, m = sum(k*at.size(s) for s, k in high), sum(m for _, m, _ in met)
-        size, traffic, work = size + entries, traffic + 2*entries, work + sum(k*at.rule.work(at, s) for s, k in high)
+        kept += entries if at.name in live else 0
+        size, traffic = max(size, kept + 2*entries), traffic + 2*entries
+        work += sum(k*at.rule.work(at, s) for s, k in high)
         if met and at.rule.pairs([*given]): work += entries*sum(k for _, k in high)/2
         if met and at.name in live:
             work += m*sum(at.rule.work(at, s) for s in [*given, *[THETA]*(at.name in pushed)])
