@@ -4,7 +4,7 @@ from functools import partial
 from .race import OURS, race
 from .workloads import BY_NAME, Workload, mlp, shared
 
-SLOWEST = 20    # seconds: a contestant whose run took longer is spared the larger sizes
+SLOWEST = 10    # seconds: a contestant whose run took longer is spared the larger sizes
 CONTESTANTS = OURS, 'jax.hessian', 'jax columns', 'torch.func columns', 'floor'
 
 SERIES = {     # what grows -> (size, problem)

@@ -181,8 +181,8 @@ class Rule:
         return at.once('apiece', lambda: [replace(at, x=x, value=value, delta=delta, cache={})
                                           for x, value, delta in map(take, range(at.n))])
 
-    def by_rows(self, at, rows):
-        "Whether so many rows of a derivative in θ, sample by sample, cost less than as many columns as θ has entries."
+    def less_apiece(self, at, rows):
+        "Whether so many rows of a derivative in θ, sample by sample, cost less than a column for each entry of θ."
         return rows*(1 if self.copies else at.n) < at.flat.size
 
     def second(self, at, s, t):
@@ -197,7 +197,7 @@ class Rule:
     def jacobian(self, at, slot):
         "D_slot for each sample, (d_v, d_slot, n), computed once."
         def compute():
-            if slot == THETA and self.by_rows(at, at.d):
+            if slot == THETA and self.less_apiece(at, at.d):
                 rows = [self.pull(one, THETA, directions(at.d), total=True)[:, :, 0] for one in self.apiece(at)]
                 return np.concatenate(rows, -1)
             if slot == THETA: return self.tangent(at, THETA, directions(at.flat.size))[:, :, 0].swapaxes(0, 1)
@@ -209,7 +209,7 @@ class Rule:
         """The curvature seed ⟨δ, T_{s,t}⟩ as a block: (d_s, d_t, n), or (d, n) when it is diagonal; of a parameter with
         itself summed over the samples, (p_v, p_v, 1)."""
         if s == THETA != t: return self.seed(at, t, s).swapaxes(0, 1)
-        if s != THETA == t and self.by_rows(at, at.size(s)):
+        if s != THETA == t and self.less_apiece(at, at.size(s)):
             return self.curve(at, THETA, s, directions(at.size(s)))[:, :, 0]
         if t == THETA: return self.curve(at, s, t, directions(at.flat.size), total=s == t)[:, :, 0].swapaxes(0, 1)
         return self.curve(at, s, t, identity(at.size(t)))[0]

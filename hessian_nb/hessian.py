@@ -5,13 +5,13 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'parameter_ports', 'Coupled', 'push', 'curved', 'keep', 'hand_on', 'contract', 'contract_full',
            'contract_own', 'pairwise', 'contract_diagonal', 'contract_uses', 'spread', 'Layout', 'triangle', 'place',
            'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
-           'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'carry', 'accumulate', 'forward_tangents',
-           'pull_back', 'products', 'meet', 'meetings', 'add_carried', 'allowed', 'afford', 'places', 'order', 'starts',
-           'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint', 'trail', 'plan', 'traced',
-           'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held', 'Checkpoint', 'save_whole',
-           'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms', 'Terms', 'Decomposition',
-           'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector', 'InputHessian',
-           'input_hessian', 'value_port', 'afford_blocks']
+           'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'summed', 'carry', 'accumulate',
+           'forward_tangents', 'pull_back', 'products', 'meet', 'meetings', 'add_carried', 'allowed', 'afford',
+           'places', 'order', 'starts', 'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint',
+           'trail', 'plan', 'traced', 'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held', 'Checkpoint',
+           'save_whole', 'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms', 'Terms',
+           'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector',
+           'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
 # %% ../nbs/03_hessian.ipynb #41bdbeb5
 import hashlib
@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from types import CodeType, FunctionType
 from typing import NamedTuple
 
 import autograd.numpy as anp
@@ -609,8 +610,8 @@ def vanishing(net, local) -> dict:
 
 # %% ../nbs/03_hessian.ipynb #f5e5c55a
 class Tangent(NamedTuple):
-    """How a node moves, (m, d, 1, n): J_s V for m directions. As long as each row of a parameter moves entries of its
-    own, (k, d, 1, n) says it all, with m = rows·k."""
+    """How a node moves, (m, d, 1, n): J V for m directions. As long as each row of a parameter moves entries of its
+    own, (k, d, 1, n) says it all, with m = rows·k: what direction (row, k) does to the entries of that row."""
     array: np.ndarray
     rows: int = 1
 
@@ -622,7 +623,9 @@ class Tangent(NamedTuple):
         phi = np.broadcast_to(phi[:, None], (len(phi), rows, *phi.shape[1:]))
         return cls(phi.reshape(len(phi), at.d, 1, at.n), rows)
 
-    def __add__(self, other): return Tangent(self.whole() + other.whole())
+    def __add__(self, other):
+        if self.rows == other.rows: return Tangent(self.array + other.array, self.rows)
+        return Tangent(self.whole() + other.whole())
 
     def whole(self):
         "Written out, (m, d, 1, n)."
@@ -636,25 +639,36 @@ class Tangent(NamedTuple):
         "(rows, k, the entries of a row, for all samples)"
         return self.array.reshape(len(self.array), self.rows, -1).swapaxes(0, 1)
 
-    def fits(self, at):
-        "Whether a layer that mixes the rows can take them one by one."
+    def stays(self, at, s):
+        "Whether the node keeps the rows of this argument apart."
+        return self.rows == 1 or (at.rule.apart and at.x[s].shape[0] % self.rows == 0)
+
+    def enters(self, at):
+        "Whether a layer that mixes the rows takes them one by one."
         return self.rows > 1 and at.rule.affine and at.rule.takes_rows(at, self.rows)
 
     def through(self, at, s):
         "D_s J_s V: how the node's value moves with its argument."
-        if self.rows == 1 or at.rule.apart: return Tangent(at.rule.tangent(at, s, self.array), self.rows)
-        if self.fits(at): return Tangent(at.rule.tangent_by_rows(at, self.array, self.rows))
+        if self.stays(at, s): return Tangent(at.rule.tangent(at, s, self.array), self.rows)
+        if self.enters(at): return Tangent(at.rule.tangent_by_rows(at, self.array, self.rows))
         return Tangent(at.rule.tangent(at, s, self.whole()))
 
     def bent(self, at, s, t):
         "⟨δ, T_{s,t}⟩ J_t V: how the pull to one argument changes when another one moves."
-        if self.rows == 1 or at.rule.apart: return Tangent(at.rule.curve(at, s, t, self.array), self.rows)
+        if self.stays(at, t): return Tangent(at.rule.curve(at, s, t, self.array), self.rows)
         return Tangent(at.rule.curve(at, s, t, self.whole()))
 
     def coupled(self, at, t):
         "⟨δ, T_{θ,t}⟩ J_t V, summed over the samples, (m, p_v)."
-        if self.fits(at): return at.rule.couple_by_rows(at, self.array, self.rows)
-        return at.rule.curve(at, THETA, t, self.whole(), total=True)[:, :, 0, 0]
+        if self.enters(at): return at.rule.couple_by_rows(at, self.array, self.rows)
+        return summed(at, at.rule.curve(at, THETA, t, self.whole(), total=True))
+
+
+def summed(at, A):
+    "What a rule gave to its parameter, (m, p_v, 1, 1), without the axes of the samples, which it was to sum over."
+    if A.shape[2:] == (1, 1): return A[:, :, 0, 0]
+    raise ValueError(f"node '{at.name}': {at.rule!r} was asked with total=True for a sum over the samples and gave "
+                     f'an array of shape {A.shape}; let its `pull` and `curve` end in (…, 1, 1) for the slot θ')
 
 
 def carry(net, local, start):
@@ -663,12 +677,13 @@ def carry(net, local, start):
     moved, parents = {}, net.parents()
     last = {parent: at.name for at in local for parent in parents[at.name]}
     for at in local:
-        given, here = {s: moved[parent] for s, parent in enumerate(parents[at.name])}, dict(start(at))
+        given, here = {s: moved[parent] for s, parent in enumerate(parents[at.name])}, {}
         yield at, given
-        if at.name not in last: continue
-        for s, bundle in given.items():
-            for key, J in bundle.items(): accumulate(here, key, J.through(at, s))
-        moved = {name: bundle for name, bundle in {**moved, at.name: here}.items() if last[name] != at.name}
+        if at.delta is not None and at.name != LOSS:
+            here.update(start(at))
+            for s, bundle in given.items():
+                for key, J in bundle.items(): accumulate(here, key, J.through(at, s))
+        moved = {name: bundle for name, bundle in {**moved, at.name: here}.items() if last.get(name) != at.name}
 
 
 def accumulate(sums, key, new):
@@ -688,16 +703,18 @@ def forward_tangents(net, local, V, starts) -> dict:
     return moved
 
 
-def pull_back(net, local, tangents, seeds, live):
-    "Seeds times tangents and what is handed on, backward: yields nodes v with parts of ∂(gradient of θ_v), (m, p_v)."
+def pull_back(net, local, tangents, seeds, live, wanted):
+    """Seeds times tangents and what is handed on, backward through the nodes that are live: yields the nodes v that are
+    wanted with parts of ∂(gradient of θ_v), (m, p_v)."""
     parents, adjoint = net.parents(), {}
     for at in reversed(local):
         if at.delta is None or at.name not in live: continue
         A, moved = adjoint.pop(at.name, None), tangents[at.name]
         above, own = parents[at.name], [THETA]*(at.flat is not None)
         pairs = {p for s, t in curved(net, at, [*range(len(above)), *own], seeds) for p in ((s, t), (t, s))}
-        if own and A is not None: yield at, at.rule.pull(at, THETA, A, total=True)[:, :, 0, 0]
-        if own: yield from ((at, J.coupled(at, t)) for t, J in moved.items() if (THETA, t) in pairs)
+        if at.name in wanted:
+            if A is not None: yield at, summed(at, at.rule.pull(at, THETA, A, total=True))
+            yield from ((at, J.coupled(at, t)) for t, J in moved.items() if (THETA, t) in pairs)
         for s, parent in enumerate(above):
             if parent not in live: continue
             if A is not None: accumulate(adjoint, parent, at.rule.pull(at, s, A))
@@ -714,7 +731,7 @@ def products(net,           # Graph
             ) -> np.ndarray:     # (m, p), summed over the samples
     "The same push from one side: tangents J_s V forward, seeds times tangents and what is handed on backward."
     tangents, out = forward_tangents(net, local, V, starts), np.zeros_like(V)
-    for at, flow in pull_back(net, local, tangents, seeds, live or depending(net)):
+    for at, flow in pull_back(net, local, tangents, seeds, live or depending(net), starts):
         out[:, starts[at.name]:starts[at.name] + at.flat.size] += flow
     return out
 
@@ -723,13 +740,10 @@ def meet(A, B) -> np.ndarray:    # (m_A, m_B)
     "Σ_{e,n} A[i,e,n] B[j,e,n] of two Tangents, for all directions i, j; rows that lie apart give a block diagonal."
     if A.rows < B.rows: return meet(B, A).T
     if B.rows not in (1, A.rows): B = Tangent(B.whole())
-    X, row = A.by_row(), np.arange(A.rows)
-    if B.rows < A.rows:
-        Y = B.array.reshape(len(B.array), A.rows, -1).transpose(1, 2, 0)
-        return (X @ Y).reshape(-1, len(B.array))
-    G = X @ B.by_row().swapaxes(1, 2)                                  # (row, k, k′)
-    if A.rows == 1: return G[0]
-    out = np.zeros((A.rows, G.shape[1], A.rows, G.shape[2]))
+    X, Y = A.by_row(), B.array.reshape(len(B.array), A.rows, -1).transpose(1, 2, 0)
+    G = X @ Y                                                          # (row, k of A, k of B)
+    if B.rows == 1: return G.reshape(-1, len(B.array))
+    out, row = np.zeros((A.rows, G.shape[1], A.rows, G.shape[2])), np.arange(A.rows)
     out[row, :, row] = G
     return out.reshape(A.rows*G.shape[1], -1)
 
@@ -761,8 +775,8 @@ def add_carried(net, local, sums, carried, pushed, seeds):
         own = layouts.get(at.name)
         if own: kept[own][at.name][THETA] = Tangent(directions(at.flat.size)[own.numbers])
     for R, tangents in kept.items():
-        for at, flow in pull_back(net, local, tangents, seeds, live):
-            if at.name in pushed: sums.add_met(R, Layout.of(at, sums.starts[at.name]).flat, flow)
+        for at, flow in pull_back(net, local, tangents, seeds, live, pushed):
+            sums.add_met(R, Layout.of(at, sums.starts[at.name]).flat, flow)
 
 # %% ../nbs/03_hessian.ipynb #da2ce030
 def allowed(max_bytes):
@@ -886,18 +900,18 @@ def footprint(net, pushed) -> tuple:    # for one sample
 
 
 def trail(net, pushed, carried) -> tuple:    # for one sample
-    "The same for tangents: they are carried without samples, meet each other, and go back to what is pushed."
+    "Bytes, multiply-adds and entries of tangents that are carried, meet each other, and go back to what is pushed."
     local, live, begin = hollow(net), depending(net, pushed), starts(net)
     def start(at): return {Layout.of(at, begin[at.name]): Tangent.of(at)} if at.name in carried else {}
     size, kept, work, traffic = 0, 0, 0, 0
     for at, given in carry(net, local, start):
         met = [(s, prod(R.shape), J) for s, bundle in given.items() for R, J in bundle.items()]
-        high = [(s, len(J.array) if at.rule.apart or J.fits(at) else m) for s, m, J in met]     # directions written out
+        high = [(s, len(J.array) if J.stays(at, s) or J.enters(at) else m) for s, m, J in met]    # what is written out
         entries, m = sum(k*at.size(s) for s, k in high), sum(m for _, m, _ in met)
         kept += entries if at.name in live else 0
         size, traffic = max(size, kept + 2*entries), traffic + 2*entries
         work += sum(k*at.rule.work(at, s) for s, k in high)
-        if met and at.rule.pairs([*given]): work += entries*sum(k for _, k in high)/2
+        if met and curved(net, at, [*given], everything): work += entries*sum(k for _, k in high)/2
         if met and at.name in live:
             work += m*sum(at.rule.work(at, s) for s in [*given, *[THETA]*(at.name in pushed)])
             traffic += m*(at.d + sum(map(at.size, given)))
@@ -908,8 +922,8 @@ def plan(net,             # Graph
          N,               # number of samples
          budget=1.6e8,    # bytes for what is alive at a time
         ) -> Plan:
-    """Two-sided push where the maps are small, tangents where the parameters are few: whichever costs less. As
-    measured, an entry that is written costs as much as 100 multiply-adds of a GEMM."""
+    """Tangents for the first few parameters, the push for the others: whatever share costs least. As measured, an entry
+    that is written costs as much as 100 multiply-adds of a GEMM. Dense layers of their own are always pushed."""
     uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in reaching(net)]
     options, early = [], set()
     for theta in [None, *dict.fromkeys(theta for _, theta in uses)]:     # carry none, the first, the first two, …
@@ -917,7 +931,7 @@ def plan(net,             # Graph
         pushed, carried = [n for n, t in uses if t not in early], [n for n, t in uses if t in early]
         size, work, traffic = (a + b for a, b in zip(footprint(net, pushed), trail(net, pushed, carried)))
         options.append((work + 100*traffic, size, work, pushed, carried))
-        if all(net.nodes[name].rule.rank_one for name, _ in uses): break           # nothing to win by tangents
+        if len(uses) == len(net.parameters) and all(net.nodes[name].rule.rank_one for name, _ in uses): break
     _, size, work, pushed, carried = min(options)
     parts = CORES if work*N > 3e8 else 1                                  # threads, where the work is worth them
     room = max(budget, 6*net.size**2)/CORES       # what adds up to a large matrix is added to seldom
@@ -936,9 +950,10 @@ def blas(): return ThreadpoolController()   # finding the libraries takes longer
 
 @cache
 def keep_pages():
-    """Memory that is freed stays with the process, for the next array: a new page costs more than what is computed
-    on it. The C library of Linux keeps twice the largest array that has come and gone, and none above 32 MB counts."""
-    np.empty(31 << 17)
+    """Let freed memory stay with the process, for the next array: a new page costs more than what is computed on it.
+    Once an array of its own mapping is freed, glibc takes arrays of up to that size, 32 MB at most, from its heap, and
+    hands the heap's end back only beyond twice as much. So one of 31 MB comes, untouched, and goes."""
+    np.empty(31*2**20//8)
 
 
 def over_chunks(net, theta, data, size, work, weight, kinks, what, live=None, tell=True) -> list:
@@ -1059,8 +1074,11 @@ def definition(net) -> list:
     "What a network computes, as far as it has a text: nodes, settings of their rules, the code of its functions."
     def plain(x):
         if isinstance(x, (list, tuple)): return [plain(y) for y in x]
-        code = getattr(x, '__code__', None)
-        return (x.__qualname__, code.co_code.hex(), code.co_names) if code else x
+        if isinstance(x, np.ndarray): return x.shape, x.tobytes()
+        if isinstance(x, CodeType): return x.co_code, x.co_names, plain(x.co_consts)
+        if not isinstance(x, FunctionType): return x
+        held = [cell.cell_contents for cell in x.__closure__ or ()]
+        return x.__qualname__, plain((x.__code__, x.__defaults__, [h for h in held if np.isscalar(h) or np.ndim(h)]))
     def settings(rule): return type(rule).__qualname__, rule and sorted((k, plain(x)) for k, x in vars(rule).items())
     nodes = [(v.name, v.parents, v.theta, v.shape, settings(v.rule)) for v in net.nodes.values()]
     return [*nodes, net.output_node, settings(net.loss_rule)]

@@ -64,7 +64,7 @@ def alike(rule, shapes):
 class Affine(Rule):
     """Linear in the parameter: z = W φ + b, with features φ that are a linear map of the input.
 
-    One map and its transpose are all that a subclass states:
+    One map and its transpose are all that a subclass must state:
     `features(shape, V)`: (a, d_s, t) -> (a, k, P·t) for P positions, and `fold(shape, A)`, its transpose."""
     traced, affine = False, True
 
@@ -126,9 +126,16 @@ class Affine(Rule):
         seen = self.features(at.x[0].shape[:-1], 1. - zero[0].reshape(1, -1, at.n))[0].sum(0)
         return np.broadcast_to(seen == 0, (self.rows(), seen.size)).reshape(at.value.shape)
 
+    def condense(self, at, G):
+        "What stands for input × (output, position) brought to the features: (d_x, s, o·P, f) -> (k, s, o, f)."
+        d, s, _, f = G.shape
+        copied = self.features(at.x[0].shape[:-1], np.eye(d)[None])[0]                   # (k, P·d_x)
+        G = G.reshape(d, s, self.rows(), -1, f)
+        return np.einsum('kPx,xsoPf->ksof', copied.reshape(len(copied), -1, d), G, optimize=True)
+
     def takes_rows(self, at, rows):
-        "Whether the features keep the rows of the parent apart: those of a convolution are its channels."
-        return at.x[0].shape[0] == rows
+        "Whether the features, one after the other, belong to one row of the parent and then to the next."
+        return False
 
     def features_by_rows(self, at, V, rows):
         "Features of directions that move one row of the parent each: (k, d, 1, n) -> (k, rows, taps, P·n)."
@@ -145,7 +152,7 @@ class Affine(Rule):
         F, row = self.features_by_rows(at, V, rows), np.arange(rows)
         M = (F.reshape(-1, F.shape[-1]) @ at.delta.reshape(self.rows(), -1).T).reshape(*F.shape[:-1], self.rows())
         out = np.zeros((rows*len(V), at.flat.size))
-        taps = out[:, :M[0].size].reshape(rows, len(V), self.rows(), rows, -1)
+        taps = out[:, :at.theta['W'].size].reshape(rows, len(V), self.rows(), rows, -1)
         taps[row, :, :, row] = M.transpose(1, 0, 3, 2)
         return out
 
@@ -184,7 +191,7 @@ class Dense(Affine):
     def fold(self, shape, A, t): return A
     def __repr__(self): return f'Dense({self.units})'
 
-    def condense(self, at, G): return G    # see Conv
+    def condense(self, at, G): return G
     def takes_rows(self, at, rows): return at.size(0) % rows == 0
 
     def pull_diagonal(self, at, slot, e):
@@ -227,6 +234,7 @@ class Conv(Affine):
 
     def rows(self): return self.channels
     def fan_in(self, shape): return (shape[0], *per_axis('kernel', self.kernel, len(shape) - 1))
+    def takes_rows(self, at, rows): return at.x[0].shape[0] == rows
 
     def geometry(self, shape):
         "Padded spatial shape, the padding, and the windows on it."
@@ -275,7 +283,7 @@ class Conv(Affine):
         return at.once('toeplitz', lambda: super(Conv, self).pull(at, 0, identity(at.d))[0, :, :, 0])
 
     def condense(self, at, G):
-        "What stands for input × (output, position) brought to the taps: (d_x, s, o·P, f) -> (k, s, o, f)."
+        "The same, by adding up slices, one for each tap."
         shape, (_, s, _, f) = at.x[0].shape[:-1], G.shape
         extent, pad, taps, out = self.geometry(shape)
         G = np.pad(G.reshape(*shape, s, self.rows(), -1, f), ((0, 0), *((q, q) for q in pad), *[(0, 0)]*4))

@@ -19,8 +19,8 @@ from hessian_nb import graph
 from hessian_nb import hessian as engine
 from hessian_nb.graph import Graph, Rule, backward
 from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
-from hessian_nb.rules import (Add, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, LeakyReLU, MaxPool, Multiply,
-                              ReLU, Softplus, SquaredError, Tanh, Transpose)
+from hessian_nb.rules import (Add, Affine, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, LeakyReLU, MaxPool,
+                              Multiply, ReLU, Softplus, SquaredError, Tanh, Transpose)
 
 HERE = Path(__file__).parent
 
@@ -124,6 +124,64 @@ def test_a_tangent_by_rows_says_what_the_written_one_says():
     several = [J, bent, *(engine.Tangent(rng.standard_normal((3, 144, 1, 5)), rows) for rows in (1, 2))]
     for A, B in product(several, several):
         assert np.allclose(engine.meet(A, B), np.einsum('aexn,bexn->ab', whole(A), whole(B)))
+
+
+class TokenDense(Affine):
+    "A layer of a user's own: one Dense for every token of (tokens, features). It states its two maps and no more."
+    def __init__(self, units): self.units, self.bias = units, True
+    def rows(self): return self.units
+    def fan_in(self, shape): return (shape[1],)
+    def infer(self, shapes): return (self.units, shapes[0][0])
+    def features(self, shape, V):
+        return anp.reshape(anp.swapaxes(anp.reshape(V, (len(V), *shape, -1)), 1, 2), (len(V), shape[1], -1))
+    def fold(self, shape, A, t): return A.reshape(len(A), *shape[::-1], t).swapaxes(1, 2).reshape(len(A), -1, t)
+
+
+class Unflatten(Flatten):
+    "The same entries in another shape."
+    def __init__(self, *shape): self.shape = shape
+    def infer(self, shapes): return self.shape
+    def value(self, x, theta): return anp.reshape(x[0], (*self.shape, x[0].shape[-1]))
+
+
+def after_a_convolution(*rules):
+    "Rules that come after a convolution on (2, 6), with a dead end beside them."
+    net = Graph()
+    h = v = net.node('h', Conv(4, kernel=3), net.input('x', (2, 6)))
+    for i, rule in enumerate(rules): v = net.node(f'v{i}', rule, v)
+    net.node('nowhere', Tanh(), h)
+    net.output(net.node('z', Dense(4), v), CrossEntropy())
+    return net
+
+
+@pytest.mark.parametrize('rules', [[Tanh(), TokenDense(3)], [Tanh(), TokenDense(4), Tanh(), TokenDense(2)],
+                                   [Unflatten(1, 4, 4), AvgPool(2), Tanh()], [Unflatten(2, 8), MaxPool(2)],
+                                   [Dense(24), Unflatten(4, 6), AvgPool(3)]])
+def test_rows_are_kept_apart_only_where_they_are(monkeypatch, rules):
+    "Layers whose features or windows are not in the order of the rows that a tangent keeps apart."
+    net = after_a_convolution(*rules)
+    case, names = (net, *data_for(net, 9, 4)), [n for n, v in net.nodes.items() if v.theta]
+    for i in range(len(names) + 1):
+        planned(monkeypatch, carried=names[:i], pushed=names[i:])
+        assert hessian(*case).certify(quiet=True) < 1e-13
+
+
+class Scaled(Rule):
+    "A rule whose closed form forgets to add up over the samples."
+    traced = False
+    def infer(self, shapes): return shapes[0]
+    def parameters(self, shapes): return {'a': shapes[0]}
+    def value(self, x, theta): return theta['a'][..., None]*x[0]
+    def pull(self, at, slot, A, total=False): return A*(at.x[0] if slot == 'θ' else at.theta['a'][..., None])[:, None]
+
+
+def test_a_rule_that_does_not_add_up_over_the_samples_is_told():
+    net = Graph()
+    s = net.node('s', Scaled(), net.node('h', Dense(4), net.input('x', 3)))
+    net.output(net.node('z', Dense(4), s), CrossEntropy())
+    theta, X, Y = data_for(net, 5, 4)
+    with pytest.raises(ValueError, match=r"node 's'.*total=True.*\(1, 4, 1, 5\)"):
+        hessian_vector(net, theta, X, Y, theta)
 
 
 def test_the_plan_pushes_small_maps_and_carries_the_weights_of_large_ones():
@@ -315,16 +373,19 @@ def test_many_uses_of_one_parameter():
 
 # --- interrupted and resumed
 
-def small_case(slope=.1, factor=.5):
+FUNCTIONS = {2.: lambda held: lambda u: anp.sin(2.*u + held), 3.: lambda held: lambda u: anp.sin(3.*u + held)}
+
+
+def small_case(slope=.1, factor=.5, inside=2., held=1.):
     net = Graph()
     a = net.node('a', LeakyReLU(slope), net.node('h', Dense(4), net.input('x', 3)))
-    net.output(net.node('z', Dense(2), net.node('s', lambda u: anp.sin(u), a)), SquaredError(factor))
+    net.output(net.node('z', Dense(2), net.node('s', FUNCTIONS[inside](held), a)), SquaredError(factor))
     return net
 
 
-@pytest.mark.parametrize('change', [{'slope': .2}, {'factor': 1.}])
+@pytest.mark.parametrize('change', [{'slope': .2}, {'factor': 1.}, {'inside': 3.}, {'held': 2.}])
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch, change):
-    "Settings of rules and of the loss count, though a rule may not show them."
+    "Settings of rules and of the loss count, and numbers in a function, though none of them may show."
     rng, file = np.random.default_rng(0), tmp_path/'sums.npz'
     X, Y = rng.standard_normal((500, 3)), rng.standard_normal((500, 2))
     planned(monkeypatch, chunk=10)
