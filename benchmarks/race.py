@@ -21,7 +21,7 @@ from .worker import MODULES
 OURS = 'hessian_nb'
 SHORTEST = .1      # seconds that one timing lasts at least: shorter runs are repeated
 REST = .03         # seconds before each timing, for the threads of the one before to fall asleep
-PATIENCE = 12      # seconds that one contestant may spend in all rounds of one workload
+PATIENCE = 8      # seconds that one contestant may spend in all rounds of one workload
 LONGEST = 600      # seconds for one answer, getting ready included; then the process is ended
 
 

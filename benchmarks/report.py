@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from .workloads import BY_NAME
+
 PACKAGES = ('numpy', 'scipy', 'autograd', 'jax', 'jaxlib', 'torch', 'backpack-for-pytorch', 'curvlinops-for-pytorch',
             'nngeometry', 'pyhessian')
 OURS = 'hessian_nb', 'floor'
@@ -37,12 +39,15 @@ def commit():
 
 class Run:
     "Everything of one run, written after every row, so that an interrupt loses nothing that is finished."
-    def __init__(self, folder, threads):
+    def __init__(self, folder, threads, keep=False):
         self.folder = Path(folder)
         self.about = {'date': date.today().isoformat(), 'commit': commit(), 'processor': processor(),
                       'threads': threads, 'memory_GB': round(psutil.virtual_memory().total/1e9),
                       'versions': versions()}
         self.rows, self.growth = [], {}
+        if keep and (self.folder/'results.json').exists():
+            found = json.loads((self.folder/'results.json').read_text(encoding='utf-8'))
+            self.rows, self.growth = found['rows'], found['growth']
 
     @property
     def machine(self):
@@ -52,7 +57,10 @@ class Run:
                 f"{a['memory_GB']} GB, double precision; {packages}")
 
     def add(self, row):
-        self.rows.append(row)
+        "A row, in the order of the table; an older one of its name goes."
+        order = list(BY_NAME)
+        self.rows = [r for r in self.rows if r['name'] != row['name']] + [{**row, 'commit': self.about['commit']}]
+        self.rows.sort(key=lambda r: order.index(r['name']) if r['name'] in order else len(order))
         self.write()
 
     def write(self):
@@ -123,4 +131,5 @@ def details(row):
             measured = [milliseconds(entry['seconds']), ratio, f'{busy:.4g}', entry['seconds']['n']]
         lines.append([name, *measured, error, megabytes(entry)])
     head = 'contestant', 'ms: median (quartiles)', 'time over ours', 'processor ms', 'runs', 'error', 'peak, MB'
-    return f"## {row['name']}: {row['quantity']}, p = {row['p']:,}, N = {row['N']:,}\n\n" + table(head, lines)
+    title = f"## {row['name']}: {row['quantity']}, p = {row['p']:,}, N = {row['N']:,}, commit {row.get('commit', '–')}"
+    return title + '\n\n' + table(head, lines)
