@@ -8,10 +8,10 @@ __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transpose
            'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'summed', 'carry', 'accumulate',
            'forward_tangents', 'pull_back', 'products', 'meet', 'meetings', 'add_carried', 'allowed', 'afford',
            'places', 'order', 'starts', 'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint',
-           'trail', 'plan', 'traced', 'blas', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held', 'Checkpoint',
-           'save_whole', 'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms', 'Terms',
-           'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector',
-           'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
+           'trail', 'plan', 'traced', 'blas', 'one_thread', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held',
+           'Checkpoint', 'save_whole', 'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms',
+           'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
+           'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
 
 # %% ../nbs/03_hessian.ipynb #41bdbeb5
 import hashlib
@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -948,6 +949,12 @@ def traced(net) -> bool:
 def blas(): return ThreadpoolController()   # finding the libraries takes longer than limiting them
 
 
+def one_thread():
+    "BLAS on one thread: for products so small that its threads would wait for each other longer than they compute."
+    alone = all(library.num_threads == 1 for library in blas().lib_controllers)
+    return nullcontext() if alone else blas().limit(limits=1, user_api='blas')
+
+
 @cache
 def keep_pages():
     """Let freed memory stay with the process, for the next array: a new page costs more than what is computed on it.
@@ -989,8 +996,8 @@ class Products:
         self.seeds, self.what, self.begin, self.live = seeds, what, starts(net), depending(net)
         self.weight, self.kinks = self.data.weight(reduction), Kinks(net, kinks)
         width, N = 8*sum(v.size for v in net.nodes.values()), self.data.N     # bytes of one sample's values
-        small = N*width < 4e6                    # takes less than threads need to start
-        self.size = N if small else max(1, min(-(-N//CORES), int(8e6/width)))
+        self.small = N*width < 4e6               # takes less than threads need to start, or to meet
+        self.size = N if self.small else max(1, min(-(-N//CORES), int(8e6/width)))
         self.together = max(1, int(1e7/(width*self.size)))       # directions at a time
         self.room, self.chunks, self.kept = room, list(self.data.chunks(self.size)), {}
 
@@ -999,7 +1006,8 @@ class Products:
             local = self.kept.get(i) or self.linearised(i)
             return np.concatenate([products(self.net, local, V[j:j + self.together], self.begin, self.seeds, self.live)
                                    for j in range(0, len(V), self.together)])
-        parts = in_order(self.net, work, range(len(self.chunks)), [chunk.N for chunk in self.chunks], self.what)
+        with one_thread() if self.small else nullcontext():
+            parts = in_order(self.net, work, range(len(self.chunks)), [chunk.N for chunk in self.chunks], self.what)
         self.kinks.tell()
         self.kinks = Kinks(self.net, 'ignore')                  # they are told once
         return sum(parts)

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['TRACES', 'CurvatureOperator', 'hessian_operator', 'gauss_newton_operator', 'term_operator', 'as_operator', 'apply',
-           'fingerprint', 'columns', 'top_eigenpairs', 'one_scipy_thread', 'gaussian', 'Estimate', 'rademacher', 'Work',
-           'append', 'enough', 'hutchinson', 'sketched', 'hutch', 'xtrace', 'left_out', 'trace', 'frobenius',
-           'diagonal', 'block_norms', 'column_squares', 'pooled', 'largest_singular', 'lanczos', 'quadrature',
-           'SpectralDensity', 'spectral_density', 'logdet']
+           'fingerprint', 'columns', 'top_eigenpairs', 'gaussian', 'Estimate', 'rademacher', 'Work', 'append', 'enough',
+           'hutchinson', 'sketched', 'hutch', 'xtrace', 'left_out', 'trace', 'frobenius', 'diagonal', 'block_norms',
+           'column_squares', 'pooled', 'largest_singular', 'lanczos', 'quadrature', 'SpectralDensity',
+           'spectral_density', 'logdet']
 
 # %% ../nbs/05_operators.ipynb #c8b116ad
 import os
@@ -19,7 +19,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh, svds
 from tqdm.auto import tqdm
 
 from .gauss_newton import at_the_loss
-from .hessian import BlockMatrix, Products, blas, curvature, everything, places, save_whole, terms
+from .hessian import BlockMatrix, Products, curvature, everything, one_thread, places, save_whole, terms
 
 # %% ../nbs/05_operators.ipynb #6c6731fd
 class CurvatureOperator(LinearOperator):
@@ -138,16 +138,10 @@ def top_eigenpairs(op,               # symmetric operator, matrix or BlockMatrix
         A = columns(op)
         values, vectors = np.linalg.eigh((A + A.T)/2)
     else:
-        with one_scipy_thread():
+        with one_thread():      # SciPy may bring a BLAS of its own, whose waiting threads take the cores from numpy's
             values, vectors = eigsh(op, int(k), which='LA' if which == 'largest' else 'SA', tol=tol, v0=start[0])
     order = np.argsort(values if which == 'smallest' else -values)[:k]
     return values[order], vectors[:, order]
-
-
-def one_scipy_thread():
-    "SciPy may bring its own BLAS, whose threads, while they wait, take the cores from numpy's in the products."
-    own = [library.filepath for library in blas().lib_controllers if 'scipy' in os.path.dirname(library.filepath)]
-    return blas().select(filepath=own).limit(limits=1)
 
 
 def gaussian(p, numbers, seed):
