@@ -85,9 +85,13 @@ def each(at,                # Local of the node that it belongs to
 
 def per_sample(A:np.ndarray,   # (a, d, b, n)
                D:np.ndarray,   # (d, s, n): one matrix for each sample
-              ) -> np.ndarray: # (a, s, b, n)
+               total=False,    # summed over the samples: one GEMM
+              ) -> np.ndarray: # (a, s, b, n), or (a, s, b, 1)
     "Σ_d A[a,d,b,n] D[d,s,n]: a pull through Jacobians that differ from sample to sample."
     a, d, b, n = A.shape
+    if total:
+        out = A.swapaxes(1, 2).reshape(a*b, d*n) @ D.swapaxes(1, 2).reshape(d*n, -1)
+        return out.reshape(a, b, -1, 1).swapaxes(1, 2)
     out = A.transpose(3, 0, 2, 1).reshape(n, a*b, d) @ D.transpose(2, 0, 1)
     return np.ascontiguousarray(out.reshape(n, a, b, -1).transpose(1, 3, 2, 0))
 
@@ -150,9 +154,9 @@ class Rule:
     def pull(self, at, slot, A, total=False):
         "D_slotᵀ on the second axis: (a, d_v, b, n) -> (a, d_slot, b, n); `total`: summed over the samples."
         a, d, b, n = A.shape
-        if slot == THETA and total: return each(at, self.back(at, slot), A, at.value.shape, 1)
-        if slot != THETA and a*b < d: out = each(at, self.back(at, slot), A, at.value.shape, n)
-        else: out = per_sample(A, self.jacobian(at, slot))
+        few = a*b < (d if slot != THETA else at.flat.size if total else 0)      # then one by one is less
+        if not few: return per_sample(A, self.jacobian(at, slot), total)
+        out = each(at, self.back(at, slot), A, at.value.shape, 1 if slot == THETA else n)
         return out.sum(-1, keepdims=True) if total else out
 
     def tangent(self, at, slot, V):
@@ -334,11 +338,12 @@ def finite(name, x, shape):
     if x.dtype.kind not in 'fiub': raise TypeError(f"input '{name}': got data of type {x.dtype}, expected real numbers")
     if x.shape[1:] != shape or x.ndim == 0:
         raise ValueError(f"input '{name}': got data of shape {x.shape}, expected (N, {', '.join(map(str, shape))})")
-    bad = ~np.isfinite(x.astype(float)).all(axis=tuple(range(1, x.ndim)))
-    if bad.any():
+    x = x.astype(float, copy=False)
+    if not np.isfinite(x).all():
+        bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         raise ValueError(f"input '{name}': {bad.sum()} samples are not finite, the first is number {bad.argmax()}; "
                          'clean or drop them')
-    return x.astype(float)
+    return x
 
 
 @dataclass
@@ -661,7 +666,7 @@ class Graph(Blueprint):
         if len(set(N.values())) > 1: raise ValueError(f'the inputs have different numbers of samples: {N}')
         n = next(iter(N.values()))
         if n == 0: raise ValueError('X has no samples; give at least one')
-        X = {k: np.ascontiguousarray(np.moveaxis(x, 0, -1)) for k, x in X.items()}
+        X = {k: np.array(np.moveaxis(x, 0, -1), order='C') for k, x in X.items()}    # a copy, whatever the shape
         return Data(X, self._target(Y, n) if loss else None, n)
 
     def _inputs(self, X):
