@@ -4,7 +4,7 @@
 __all__ = ['positive', 'per_axis', 'single', 'spatial', 'fits', 'alike', 'Affine', 'Dense', 'windows', 'gather', 'scatter',
            'Conv', 'Diagonal', 'Tanh', 'Sigmoid', 'Softplus', 'GELU', 'Sine', 'Square', 'Flatten', 'Add', 'Multiply',
            'Hinge', 'ReLU', 'LeakyReLU', 'Abs', 'HardTanh', 'Maximum', 'Piecewise', 'Pool', 'AvgPool', 'MaxPool',
-           'Concat', 'Transpose', 'matrices', 'blocks', 'MatMul', 'Rows', 'Softmax', 'LayerNorm', 'Loss',
+           'Concat', 'Transpose', 'matrices', 'blocks', 'MatMul', 'Rows', 'centred', 'Softmax', 'LayerNorm', 'Loss',
            'CrossEntropy', 'SquaredError']
 
 # %% ../nbs/02_rules.ipynb #17e4c473
@@ -16,6 +16,7 @@ import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 from autograd.scipy.special import erf
+from numpy.lib.stride_tricks import as_strided
 
 from .graph import THETA, Rule, by, identity, zeros_allowed
 
@@ -210,8 +211,12 @@ def windows(extent,   # spatial shape of the input, padded
 
 @primitive
 def gather(x, taps):   # (a, C, *extent, t) -> (a, C, K, *out, t)
-    "Every tap's reading, side by side."
-    return np.stack([x[(slice(None), slice(None), *tap)] for tap in taps], axis=2)
+    "Every tap's reading, side by side: one strided view of all, copied in order."
+    first = x[(slice(None), slice(None), *taps[0])]
+    starts = [list(dict.fromkeys(tap.start for tap in axis)) for axis in zip(*taps)]       # of the taps, axis by axis
+    steps = [np.diff(s[:2]).sum()*stride for s, stride in zip(starts, x.strides[2:])]
+    shape, strides = (*x.shape[:2], *map(len, starts), *first.shape[2:]), (*x.strides[:2], *steps, *first.strides[2:])
+    return as_strided(first, shape, strides, writeable=False).reshape(*x.shape[:2], len(taps), *first.shape[2:])
 
 
 @primitive
@@ -655,21 +660,28 @@ class Rows(Rule):
     def view(self, at, x): return self.rows(at, x.reshape(1, at.d, 1, at.n))
 
 
+def centred(p, V, axis):
+    "V − p·V along an axis; counted from the entry of the largest p, so that no digits cancel where p is almost 1."
+    V = V - np.take_along_axis(V, p.argmax(axis, keepdims=True), axis)
+    return V - (p*V).sum(axis, keepdims=True)
+
+
 class Softmax(Rows):
-    "p = eˣ/Σeˣ over the last axis. D = diag(p) − ppᵀ; with w = D V: ⟨δ,T⟩V = w∘(δ − p·δ) − p(w·δ)."
+    "p = eˣ/Σeˣ over the last axis. D = diag(p) − ppᵀ; with w = D V and δ′ = δ − p·δ: ⟨δ,T⟩V = w∘δ′ − p(w·δ′)."
     def value(self, x, theta):
         e = anp.exp(x[0] - anp.max(x[0], axis=-2, keepdims=True))
         return e/anp.sum(e, axis=-2, keepdims=True)
 
     def pull(self, at, slot, A, total=False):
         p, V = self.view(at, at.value), self.rows(at, A)
-        return (p*(V - (p*V).sum(2, keepdims=True))).reshape(*A.shape[:3], -1)
+        return (p*centred(p, V, 2)).reshape(*A.shape[:3], -1)
 
     tangent = pull
 
     def curve(self, at, s, t, V, total=False):
-        p, delta, w = self.view(at, at.value), self.view(at, at.delta), self.rows(at, self.pull(at, s, V))
-        out = w*(delta - (p*delta).sum(2, keepdims=True)) - p*(w*delta).sum(2, keepdims=True)
+        p, w = self.view(at, at.value), self.rows(at, self.pull(at, s, V))
+        delta = centred(p, self.view(at, at.delta), 2)
+        out = w*delta - p*(w*delta).sum(2, keepdims=True)
         return out.reshape(V.shape[0], at.d, V.shape[2], -1)
 
 
@@ -764,15 +776,16 @@ class CrossEntropy(Loss):
         return at.once('softmax', compute)
 
     def pull(self, at, slot, A, total=False):
-        p = self.softmax(at).copy()
-        p[at.x[1], np.arange(at.n)] -= 1
+        p, label = self.softmax(at).copy(), (at.x[1], np.arange(at.n))
+        p[label] = 0
+        p[label] = -p.sum(0)           # p_y − 1 without cancellation, however sure the network is
         return A*p[:, None]
 
     def tangent(self, at, slot, V): return (V*self.pull(at, slot, np.ones((1, 1, 1, at.n)))).sum(1, keepdims=True)
 
     def curve(self, at, s, t, V, total=False):
-        p = self.softmax(at)[:, None]
-        return at.delta[:, None]*p*(V - (p*V).sum(1, keepdims=True))
+        p = self.softmax(at)[None, :, None]
+        return at.delta[:, None]*p*centred(p, V, 1)
 
 
 class SquaredError(Loss):
