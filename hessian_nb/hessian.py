@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transposed', 'plus', 'right', 'left', 'Port',
            'parameter_ports', 'Coupled', 'push', 'curved', 'keep', 'hand_on', 'contract', 'contract_full',
-           'contract_own', 'pairwise', 'contract_diagonal', 'contract_uses', 'spread', 'Layout', 'triangle', 'place',
-           'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
+           'contract_own', 'pairwise', 'contract_diagonal', 'contract_uses', 'block_diagonal', 'Layout', 'triangle',
+           'place', 'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
            'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'summed', 'carry', 'accumulate',
-           'forward_tangents', 'pull_back', 'products', 'meet', 'meetings', 'add_carried', 'allowed', 'afford',
+           'forward_tangents', 'pull_back', 'products', 'meet', 'upper', 'meetings', 'add_carried', 'allowed', 'afford',
            'places', 'order', 'starts', 'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint',
            'trail', 'plan', 'traced', 'blas', 'one_thread', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held',
            'Checkpoint', 'save_whole', 'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms',
@@ -193,13 +193,15 @@ def contract(port,   # a kept row
             ):       # -> 'full': (row coordinate, column coordinate, row factor, column factor); or how it is packed
     "∂²ℒ/∂θ_port∂θ_v, summed over the samples."
     F = port.factor
+    if port.side == THETA and not at.rule.affine:
+        return 'full', summed(at, at.rule.pull(at, THETA, written_out(B)[:, :, None], total=True))[:, :, None, None]
     if at.rule.affine: phi = at.rule.phi(at)
     else: B, phi = right(at, THETA, B), np.ones((1, 1, at.n))
     if port.side == 'value' and port.at is at and (B.ndim == 2 or phi.shape[1] == 1): return contract_own(B, phi)
     if B.ndim == 2 and F.shape[1] > 1: B = written_out(B)
     form, G = ('diagonal', contract_diagonal(B, F, phi)) if B.ndim == 2 else ('full', contract_full(B, F, phi))
     if port.side == 'features' and port.at.rule.rank_one and form == 'diagonal': return form, G
-    G = G if form == 'full' else spread(G)
+    G = G if form == 'full' else block_diagonal(G)      # (s·Q, s, f, k)
     if port.side == 'features': G = port.at.rule.condense(port.at, G).swapaxes(0, 2)
     return 'full', G
 
@@ -269,12 +271,12 @@ def contract_uses(ports,   # kept rows of dense layers that share one parameter
     return G.reshape(-1, a, at.d, k).transpose(1, 2, 3, 0)
 
 
-def spread(G):
-    "A diagonal contraction (s, Q, f, k) written out, (s·Q, s, f, k)."
-    s, Q, f, k = G.shape
-    full, i = np.zeros((s, Q, s, f, k)), np.arange(s)
-    full[i, :, i] = G
-    return full.reshape(s*Q, s, f, k)
+def block_diagonal(G):
+    "Blocks (r, a, …) written out as (r·a, r, …)."
+    (r, a, *rest), i = G.shape, np.arange(len(G))
+    out = np.zeros((r, a, r, *rest))
+    out[i, :, i] = G
+    return out.reshape(r*a, r, *rest)
 
 # %% ../nbs/03_hessian.ipynb #838033c8
 class Layout(NamedTuple):
@@ -332,9 +334,9 @@ def place(H, R, C, G, add, first=0):
             else: target[...] = part
 
 
-def place_own(H, C, form, G, add, room=2e6):
+def place_own(H, C, form, G, add, room=2e5):
     "A packed own block, written out and laid down some outputs at a time."
-    if form == 'own diagonal': return place(H, C, C, spread(G.take(triangle(G.shape[1]), 1)[:, None]), add)
+    if form == 'own diagonal': return place(H, C, C, block_diagonal(G.take(triangle(G.shape[1]), 1)[:, None]), add)
     outputs, features = triangle(len(G)), triangle(G.shape[1])
     step = max(1, int(room/(C.rows*features.size)))
     for a in range(0, C.rows, step): place(H, C, C, G.take(outputs[a:a+step], 0).take(features, 2), add, a)
@@ -631,10 +633,9 @@ class Tangent(NamedTuple):
     def whole(self):
         "Written out, (m, d, 1, n)."
         if self.rows == 1: return self.array
-        (k, d, _, n), row = self.array.shape, np.arange(self.rows)
-        out = np.zeros((self.rows, k, self.rows, d//self.rows, n))
-        out[row, :, row] = self.array.reshape(k, self.rows, d//self.rows, n).swapaxes(0, 1)
-        return out.reshape(self.rows*k, d, 1, n)
+        k, d, _, n = self.array.shape
+        by_row = self.array.reshape(k, self.rows, d//self.rows, n).swapaxes(0, 1)
+        return block_diagonal(by_row).reshape(self.rows*k, d, 1, n)
 
     def by_row(self):
         "(rows, k, the entries of a row, for all samples)"
@@ -737,16 +738,25 @@ def products(net,           # Graph
     return out
 
 # %% ../nbs/03_hessian.ipynb #0453aef0
-def meet(A, B) -> np.ndarray:    # (m_A, m_B)
-    "Σ_{e,n} A[i,e,n] B[j,e,n] of two Tangents, for all directions i, j; rows that lie apart give a block diagonal."
-    if A.rows < B.rows: return meet(B, A).T
+def meet(A, B, half=False) -> np.ndarray:    # (m_A, m_B)
+    """Σ_{e,n} A[i,e,n] B[j,e,n] of two Tangents, for all directions i, j; rows that lie apart give a block diagonal.
+    `half`: of a symmetric product no more than what makes it up when it is mirrored."""
+    if A.rows < B.rows: return meet(B, A, half).T
     if B.rows not in (1, A.rows): B = Tangent(B.whole())
     X, Y = A.by_row(), B.array.reshape(len(B.array), A.rows, -1).transpose(1, 2, 0)
-    G = X @ Y                                                          # (row, k of A, k of B)
-    if B.rows == 1: return G.reshape(-1, len(B.array))
-    out, row = np.zeros((A.rows, G.shape[1], A.rows, G.shape[2])), np.arange(A.rows)
-    out[row, :, row] = G
-    return out.reshape(A.rows*G.shape[1], -1)
+    if half and A.rows == B.rows: G = upper(X, Y)
+    else: G = X @ (Y*.5 if half else Y)                                # (row, k of A, k of B)
+    return G.reshape(-1, len(B.array)) if B.rows == 1 else block_diagonal(G).reshape(-1, A.rows*len(B.array))
+
+
+def upper(X, Y, strips=4):
+    "Of a symmetric product (…, m, e) (…, e, m) what lies above the diagonal, and half of the blocks on it."
+    out, m = np.zeros((*X.shape[:-1], Y.shape[-1])), X.shape[-2]
+    for i in range(0, m, -(-m//strips)):
+        now, rest = slice(i, i + -(-m//strips)), slice(i, None)
+        np.matmul(X[..., now, :], Y[..., rest], out=out[..., now, rest])
+        out[..., now, now] *= .5
+    return out
 
 
 def meetings(net, at, moved, layouts, seeds):
@@ -758,8 +768,9 @@ def meetings(net, at, moved, layouts, seeds):
             continue
         for one, other in {(s, t), (t, s)}:
             for C, J in moved[other].items():
-                bent = J.bent(at, one, other)
-                yield from ((R, C, meet(J, bent)*(.5 if R == C else 1)) for R, J in moved[one].items() if R <= C)
+                above = [R for R in moved[one] if R < C or (R == C and one == s)]
+                bent = J.bent(at, one, other) if above else None
+                yield from ((R, C, meet(moved[one][R], bent, half=R == C and s == t)) for R in above)
 
 
 def add_carried(net, local, sums, carried, pushed, seeds):
@@ -879,6 +890,8 @@ def contraction(port, at, B) -> tuple:
     (r, f, P), (s, k, Q) = split(port.at, port.side), split(at, 'value')
     if port.at is at and port.side == 'value' and Q == 1:
         return r*(r + 1)*k*(k + 1)//4, (r*(r + 1) + k*(k + 1))//2
+    if not at.rule.affine:                               # a matrix for each sample brings it to θ_v
+        return len(B)*s*(at.d + f), (len(B) + s)*at.d if port.side == THETA else len(B)*s*3
     if B.ndim == 2: return len(B)*f*k, len(B)*min(f, k)
     if P == Q == 1: return r*s*f*k, f*k
     once, again = (k, P) if P*k <= Q*f else (f, Q)       # the factor that is summed first, the positions left

@@ -50,6 +50,12 @@ def moderate(f):
     "Whether the values stay so small that sin z, say, has digits left."
     return all(abs(u).max() < 100 for u in f.values())
 
+def known(true):
+    "What an oracle says, where it says something: autograd's own derivative of tanh overflows before its value does."
+    answers = true.values() if isinstance(true, dict) else true if isinstance(true, tuple) else [true]
+    assume(all(np.isfinite(a).all() for a in answers if isinstance(a, np.ndarray)))
+    return true
+
 def error(found, true, scale=0.): return norm(np.asarray(found) - true)/max(norm(true), scale, TINY)
 
 def part(terms, key, p): return np.asarray(terms[key]) if key in terms else np.zeros((p, p))
@@ -60,7 +66,7 @@ def direction(theta): return np.random.default_rng(theta.size).normal(size=theta
 @on_networks(320)
 def test_hessian(net, theta, X, Y):
     "The Hessian, its Gauss–Newton part, the sum of all terms, and the curvature along a direction."
-    true, v, gauss_newton = oracle.hessian(net, theta, X, Y), direction(theta), (net.output_node, 'gauss-newton')
+    true, v, gauss_newton = known(oracle.hessian(net, theta, X, Y)), direction(theta), (net.output_node, 'gauss-newton')
     kinks = 'raise' if smooth(net, net.forward(theta, X)) else 'ignore'
     H, terms = hessian(net, theta, X, Y, kinks=kinks).dense(), decompose(net, theta, X, Y, kinks=kinks)
     along = attribute(net, theta, X, Y, v, kinks=kinks)
@@ -74,7 +80,7 @@ def test_hessian(net, theta, X, Y):
 @on_networks(100)
 def test_terms(net, theta, X, Y):
     "Every term by node and kind, as a matrix and along a direction, and their sums by node and by kind."
-    true, v = oracle.node_terms(net, theta, X, Y), direction(theta)
+    true, v = known(oracle.node_terms(net, theta, X, Y)), direction(theta)
     terms, along = decompose(net, theta, X, Y), attribute(net, theta, X, Y, v)
     scale = max(map(norm, true.values()))
     assert {*along} == {*terms} <= {*true}
@@ -87,7 +93,7 @@ def test_terms(net, theta, X, Y):
 @on_networks(60)
 def test_sharing(net, theta, X, Y):
     "The blocks by node before sharing ties them, and that they sum to the blocks by parameter."
-    true, users = oracle.untied_hessian(net, theta, X, Y), oracle.users(net)
+    true, users = known(oracle.untied_hessian(net, theta, X, Y)), oracle.users(net)
     tied, untied = hessian(net, theta, X, Y), hessian(net, theta, X, Y, untied=True)
     scale = max(map(norm, true.values()))
     for v, w in true: yield error(untied[v, w], true[v, w], scale)
@@ -100,7 +106,7 @@ def test_sharing(net, theta, X, Y):
 def test_input_hessian(net, theta, X, Y):
     "Every block of the input Hessian, where the oracle's functions are differentiable in the nodes' values."
     assume(smooth(net, net.forward(theta, X)))
-    (true, places), K = oracle.input_hessian(net, theta, X, Y), input_hessian(net, theta, X, Y)
+    (true, places), K = known(oracle.input_hessian(net, theta, X, Y)), input_hessian(net, theta, X, Y)
     for v, i in places.items():
         for w, j in places.items(): yield error(K[v, w], true[:, i][:, :, j], norm(true))
 
