@@ -909,7 +909,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hessian_nb.spectra.by_class': ('spectra.html#by_class', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.captured': ('spectra.html#captured', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.class_gradients': ('spectra.html#class_gradients', 'hessian_nb/spectra.py'),
-                                    'hessian_nb.spectra.digest': ('spectra.html#digest', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.draw_classes': ('spectra.html#draw_classes', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.draw_course': ('spectra.html#draw_course', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.draw_density': ('spectra.html#draw_density', 'hessian_nb/spectra.py'),
@@ -924,13 +923,11 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'hessian_nb.spectra.remake_spectrum': ('spectra.html#remake_spectrum', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.residual_network': ('spectra.html#residual_network', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.results': ('spectra.html#results', 'hessian_nb/spectra.py'),
-                                    'hessian_nb.spectra.resume': ('spectra.html#resume', 'hessian_nb/spectra.py'),
+                                    'hessian_nb.spectra.resumed': ('spectra.html#resumed', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.settings': ('spectra.html#settings', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.settled': ('spectra.html#settled', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.shades': ('spectra.html#shades', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.spectrum': ('spectra.html#spectrum', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.standardised': ('spectra.html#standardised', 'hessian_nb/spectra.py'),
-                                    'hessian_nb.spectra.suspend': ('spectra.html#suspend', 'hessian_nb/spectra.py'),
                                     'hessian_nb.spectra.train': ('spectra.html#train', 'hessian_nb/spectra.py'),
-                                    'hessian_nb.spectra.trained': ('spectra.html#trained', 'hessian_nb/spectra.py'),
-                                    'hessian_nb.spectra.write': ('spectra.html#write', 'hessian_nb/spectra.py')}}}
+                                    'hessian_nb.spectra.trained': ('spectra.html#trained', 'hessian_nb/spectra.py')}}}

@@ -1050,14 +1050,14 @@ class Checkpoint:
         "The arrays that were saved, or nothing; another computation's are refused."
         if not self.path or not os.path.exists(self.path): return {}
         with np.load(self.path) as file: found = dict(file)
-        if str(found.pop('mark')) != self.mark:
+        if str(found.pop('mark', '')) != self.mark:
             raise ValueError(f"checkpoint '{self.path}' belongs to another computation than {self.what} of this "
                              'network, θ and data; give another file name, or delete it')
         return found
 
     def save(self, **arrays):
-        "Write, if the last time was some seconds ago; the file is whole at any time."
-        if time.monotonic() - self.saved < self.seconds: return
+        "Write, if there is a file and the last time was some seconds ago; the file is whole at any time."
+        if not self.path or time.monotonic() - self.saved < self.seconds: return
         save_whole(self.path, mark=self.mark, **arrays)
         self.saved = time.monotonic()
 
@@ -1075,9 +1075,10 @@ class Checkpoint:
         if os.path.exists(self.path): os.remove(self.path)     # finished, and not needed any more
 
 
-def save_whole(path, **arrays):
+def save_whole(path, save=np.savez, **arrays):
     "Write an .npz file so that an interrupt leaves the old one or the new one."
-    with open(f'{path}.part', 'wb') as file: np.savez(file, **arrays)
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with open(f'{path}.part', 'wb') as file: save(file, **arrays)
     os.replace(f'{path}.part', path)
 
 

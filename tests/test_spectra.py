@@ -14,6 +14,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 from hessian_nb import spectra
 from hessian_nb.hessian import attribute, terms
+from hessian_nb.rules import Sigmoid
 from hessian_nb.spectra import Journal, captured, class_gradients, follow, residual_network, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,10 +71,12 @@ def test_train_goes_on_from_its_checkpoint(case, tmp_path, monkeypatch):
 def test_train_refuses_the_checkpoint_of_another_run(case, tmp_path, change):
     settings = dict(steps=10, snapshots=[5], batch=4, checkpoint=tmp_path/'run.npz')
     train(*case, **settings)
-    with pytest.raises(ValueError, match='run.npz was written with other data, parameters or settings'):
+    with pytest.raises(ValueError, match="run.npz' belongs to another computation"):
         train(*case, **settings | change)
     net, theta, X, Y = case
-    with pytest.raises(ValueError, match='delete it, or give another file'): train(net, theta, X + 1, Y, **settings)
+    other = residual_network((1, 4, 4), (2, 2), classes=3, activation=Sigmoid)     # with as many parameters
+    for changed in (net, theta, X + 1, Y), (other, theta, X, Y):
+        with pytest.raises(ValueError, match='belongs to another computation'): train(*changed, **settings)
 
 
 # The journal
@@ -122,6 +125,14 @@ def test_journal_cuts_off_a_half_written_product(tmp_path):
         watched, before = Journal(file).watch(op), len(asked)
         for v in V: assert np.array_equal(watched @ v, A @ v)
         assert len(asked) == before + 1 and file.read_bytes() == whole
+
+
+def test_follow_takes_no_products_of_another_network(case, tmp_path):
+    "With as many parameters, at the same θ and on the same data."
+    (net, theta, *data), other = case, residual_network((1, 4, 4), (2, 2), classes=3, activation=Sigmoid)
+    follow(net, [theta], *data, checkpoint=tmp_path/'j')
+    again = follow(other, [theta], *data, checkpoint=tmp_path/'j')
+    assert np.array_equal(again['values'], follow(other, [theta], *data)['values'])
 
 
 def test_journal_leaves_other_files_alone(tmp_path):
