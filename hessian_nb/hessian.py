@@ -939,13 +939,13 @@ def plan(net,             # Graph
     """Tangents for the first few parameters, the push for the others: whatever share costs least. As measured, an entry
     that is written costs as much as 100 multiply-adds of a GEMM. Dense layers of their own are always pushed."""
     uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in reaching(net)]
+    alone = len(uses) == len(net.parameters) and all(net.nodes[name].rule.rank_one for name, _ in uses)
     options, early = [], set()
-    for theta in [None, *dict.fromkeys(theta for _, theta in uses)]:     # carry none, the first, the first two, …
+    for theta in [None, *([] if alone else dict.fromkeys(t for _, t in uses))]:    # carry none, the first, two, …
         early |= {theta}
         pushed, carried = [n for n, t in uses if t not in early], [n for n, t in uses if t in early]
         size, work, traffic = (a + b for a, b in zip(footprint(net, pushed), trail(net, pushed, carried)))
         options.append((work + 100*traffic, size, work, pushed, carried))
-        if len(uses) == len(net.parameters) and all(net.nodes[name].rule.rank_one for name, _ in uses): break
     _, size, work, pushed, carried = min(options)
     parts = CORES if work*N > 3e8 else 1                                  # threads, where the work is worth them
     room = max(budget, 6*net.size**2)/CORES       # what adds up to a large matrix is added to seldom
