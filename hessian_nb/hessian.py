@@ -3,15 +3,16 @@
 # %% auto #0
 __all__ = ['KINDS', 'CORES', 'PALETTE', 'kind', 'term', 'everything', 'transposed', 'plus', 'right', 'left', 'Port',
            'parameter_ports', 'Coupled', 'push', 'curved', 'keep', 'hand_on', 'contract', 'contract_full',
-           'contract_own', 'pairwise', 'contract_diagonal', 'contract_uses', 'block_diagonal', 'Layout', 'triangle',
-           'place', 'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink', 'draw_matrix', 'draw_terms',
-           'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'summed', 'carry', 'accumulate',
-           'forward_tangents', 'pull_back', 'products', 'meet', 'upper', 'meetings', 'add_carried', 'allowed', 'afford',
-           'places', 'order', 'starts', 'Hollow', 'hollow', 'Plan', 'ports_of', 'split', 'contraction', 'footprint',
-           'trail', 'plan', 'traced', 'blas', 'one_thread', 'keep_pages', 'over_chunks', 'in_order', 'Products', 'held',
-           'Checkpoint', 'save_whole', 'fingerprint', 'definition', 'curvature', 'hessian', 'autograd_product', 'terms',
-           'Terms', 'Decomposition', 'decompose', 'look', 'Attribution', 'quadratic', 'attribute', 'direction',
-           'hessian_vector', 'InputHessian', 'input_hessian', 'value_port', 'afford_blocks']
+           'contract_own', 'contract_packed', 'pairwise', 'contract_diagonal', 'contract_uses', 'block_diagonal',
+           'Layout', 'triangle', 'place', 'place_own', 'mirror', 'in_parallel', 'Sums', 'BlockMatrix', 'shrink',
+           'draw_matrix', 'draw_terms', 'KinkWarning', 'frames_to_user', 'Kinks', 'vanishing', 'Tangent', 'summed',
+           'carry', 'accumulate', 'forward_tangents', 'pull_back', 'products', 'meet', 'upper', 'meetings',
+           'add_carried', 'allowed', 'afford', 'places', 'order', 'starts', 'Hollow', 'hollow', 'Plan', 'ports_of',
+           'split', 'contraction', 'footprint', 'trail', 'plan', 'traced', 'blas', 'one_thread', 'keep_pages',
+           'over_chunks', 'in_order', 'Products', 'held', 'Checkpoint', 'save_whole', 'fingerprint', 'definition',
+           'curvature', 'hessian', 'autograd_product', 'terms', 'Terms', 'Decomposition', 'decompose', 'look',
+           'Attribution', 'quadratic', 'attribute', 'direction', 'hessian_vector', 'InputHessian', 'input_hessian',
+           'value_port', 'afford_blocks']
 
 # %% ../nbs/03_hessian.ipynb #41bdbeb5
 import hashlib
@@ -21,10 +22,11 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from types import CodeType, FunctionType
@@ -85,14 +87,16 @@ def left(at, slot, B):
     return at.rule.pull(at, slot, B[None])[0]
 
 # %% ../nbs/03_hessian.ipynb #fc81f996
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Port:
     """A row that outlives its node: one side of ∂(gradient of θ_v), or of ∂(gradient of f_v).
 
     Its coordinates are those of f_v ('value'), of x_v ('features') or of θ_v itself ('θ'); the gradient of an affine
-    layer is Σ_P δ[o,P] φ[k,P] at its positions P, so either of δ and φ is the other's factor."""
-    at: Local
+    layer is Σ_P δ[o,P] φ[k,P] at its positions P, so either of δ and φ is the other's factor. Ports of one side and
+    owner are the same row, opened again at every node: so the gradient of a shared parameter can be one row."""
+    at: Local = field(compare=False)
     side: str
+    owner: object     # the node's name, or where a shared parameter starts
 
     @property
     def factor(self):
@@ -111,10 +115,16 @@ class Port:
         return self.at.rule.seed(self.at, THETA, slot)
 
 
+    def layout(self, start):
+        "How the gradient lies in θ: as coordinate ⊗ factor, or as it is."
+        whole = Layout.of(self.at, start)
+        return whole.flat if self.side == THETA else whole
+
+
 def parameter_ports(at) -> list:
     "The gradient of an affine layer is δ ⊗ φ: two rows, each the other's factor. Other parameters are one row each."
     if at.flat is None: return []
-    return [Port(at, 'value'), Port(at, 'features')] if at.rule.affine else [Port(at, THETA)]
+    return [Port(at, side, at.name) for side in (('value', 'features') if at.rule.affine else (THETA,))]
 
 # %% ../nbs/03_hessian.ipynb #6b8dbf96
 class Coupled:
@@ -150,8 +160,8 @@ def push(W,             # Coupled, empty: the blocks that are alive
         parents = {i: s for i, s in enumerate(above[at.name]) if s in live}
         pairs = curved(net, at, [*parents, *[THETA]*(at.flat is not None)], seeds)
         row = W.pop(at.name)
-        for port in ports(at): keep(W, port, row, [(parents[s], s) for s, t in pairs if s != THETA and t == THETA])
         yield at, row
+        for port in ports(at): keep(W, port, row, [(parents[s], s) for s, t in pairs if s != THETA and t == THETA])
         hand_on(W, at, row, parents)
         for s, t in pairs:
             if t != THETA: W.add(parents[s], parents[t], at.rule.seed(at, s, t), mirror=s != t)    # ⟨δ, T_{s,t}⟩
@@ -169,7 +179,7 @@ def keep(W, port, row, seeded):
     for r, B in list(row.items()):
         opened = port.open(B if r == u else transposed(B)) if isinstance(r, str) else None
         if opened is None: continue
-        if r == u: row[port] = opened
+        if r == u: row[port] = plus(row.get(port), opened)
         else: W.add(port, r, opened)
     for parent, slot in seeded: W.add(port, parent, port.seed(slot))
 
@@ -191,13 +201,12 @@ def contract(port,   # a kept row
              at,     # the node with the other parameter
              B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
             ):       # -> 'full': (row coordinate, column coordinate, row factor, column factor); or how it is packed
-    "∂²ℒ/∂θ_port∂θ_v, summed over the samples."
+    "∂²ℒ/∂θ_port∂θ_v, summed over the samples, for the gradient of a parameter above, or of uses of the same one."
     F = port.factor
     if port.side == THETA and not at.rule.affine:
         return 'full', summed(at, at.rule.pull(at, THETA, written_out(B)[:, :, None], total=True))[:, :, None, None]
     if at.rule.affine: phi = at.rule.phi(at)
     else: B, phi = right(at, THETA, B), np.ones((1, 1, at.n))
-    if port.side == 'value' and port.at is at and (B.ndim == 2 or phi.shape[1] == 1): return contract_own(B, phi)
     if B.ndim == 2 and F.shape[1] > 1: B = written_out(B)
     form, G = ('diagonal', contract_diagonal(B, F, phi)) if B.ndim == 2 else ('full', contract_full(B, F, phi))
     if port.side == 'features' and port.at.rule.rank_one and form == 'diagonal': return form, G
@@ -221,7 +230,14 @@ def contract_full(B,     # (r·P, s·Q, n)
     return (F.transpose(0, 2, 1).reshape(f, n*P) @ once.reshape(r, n*P, s*k)).reshape(r, f, s, k).swapaxes(1, 2)
 
 
-def contract_own(B, phi):
+def contract_own(at, B):
+    "∂²ℒ/∂θ_v² of one node from its own block: packed, or in full one half, which will be mirrored."
+    if at.rule.affine and (B.ndim == 2 or at.rule.rows() == at.d): return contract_packed(B, at.rule.phi(at))
+    port = parameter_ports(at)[0]
+    return 'full', .5*contract(port, at, port.open(B))[1]
+
+
+def contract_packed(B, phi):
     "An affine layer's own block has two symmetries, of its outputs and of its inputs: a quarter of the work."
     products = pairwise(phi.reshape(len(phi), -1)).T
     if B.ndim == 2: return 'own diagonal', B.reshape(-1, len(products)) @ products
@@ -379,33 +395,34 @@ class Sums:
             if isinstance(C, str): self.own[Layout(*R), C] = G
             else: self.pairs[Layout(*R), Layout(*C)] = G
 
-    def add(self, port, at, B):
-        "The block (d_port, d_v, n) between a kept row and a node, as ∂²ℒ/∂θ_port∂θ_v."
-        R, C = (Layout.of(v, self.starts[v.name]) for v in (port.at, at))
-        form, G = contract(port, at, B)
-        with self.lock:
-            if form.startswith('own'): self.own[C, form] = plus(self.own.get((C, form)), G)
-            elif form == 'diagonal':    # the features of a dense layer are the outputs of the node below
-                s, Q, f, k = G.shape
-                total = self.total(R, C)[:, :, :s*Q].reshape(f, s, s, Q, k)
-                np.einsum('fssQk->fsQk', total)[...] += G.transpose(2, 0, 1, 3)
-            else: self.book(R, C, G*.5 if port.at is at else G)
-
     def add_row(self, at, row):
-        "All kept rows that meet a node with a parameter; many uses of one parameter are added up first."
-        uses, alone = {}, []
-        for port in (r for r in row if isinstance(r, Port)):
-            several = port.at is not at and port.at.rule.rank_one and at.rule.rank_one
-            (uses.setdefault(self.starts[port.at.name], []) if several else alone).append(port)
-        for ports in uses.values():
-            if len(ports) < 5: alone += ports
-            else:
-                R, C = (Layout.of(v, self.starts[v.name]) for v in (ports[0].at, at))
-                G = contract_uses(ports, at, row)
-                with self.lock: self.book(R, C, G)
-        for port in alone: self.add(port, at, row[port])
+        """All that meets a node with a parameter: its own block, and what is kept of parameters above. Uses of one
+        dense layer are added up before they meet it, where they are many."""
+        C, uses, kept = Layout.of(at, self.starts[at.name]), {}, [r for r in row if isinstance(r, Port)]
+        if at.name in row: self.add_own(C, *contract_own(at, row[at.name]))
+        for port in kept:
+            dense = port.side != THETA and port.at.rule.rank_one and at.rule.rank_one
+            uses.setdefault(port.layout(self.starts[port.at.name]) if dense else port, []).append(port)
+        for R, ports in uses.items():
+            if len(ports) < 5: ways = [(p.layout(self.starts[p.at.name]), *contract(p, at, row[p])) for p in ports]
+            else: ways = [(R, 'full', contract_uses(ports, at, row))]
+            for way in ways: self.add(C, *way)
 
-    def add_own(self, at):
+    def add(self, C, R, form, G):
+        "A contraction between a kept row, laid out by R, and a node's parameter."
+        with self.lock:
+            if form == 'full': return self.book(R, C, G)
+            s, Q, f, k = G.shape          # diagonal: the features of a dense layer are the outputs of the node below
+            total = self.total(R, C)[:, :, :s*Q].reshape(f, s, s, Q, k)
+            np.einsum('fssQk->fsQk', total)[...] += G.transpose(2, 0, 1, 3)
+
+    def add_own(self, C, form, G):
+        "A contraction of a node with itself."
+        with self.lock:
+            if form == 'full': return self.book(C, C, G)
+            self.own[C, form] = plus(self.own.get((C, form)), G)
+
+    def add_seed(self, at):
         "⟨δ, T^θ⟩, the curvature of a node in its own parameter."
         C = Layout.of(at, self.starts[at.name])
         with self.lock: self.book(C, C, .5*at.rule.seed(at, THETA, THETA).sum(-1)[:, :, None, None])
@@ -416,12 +433,12 @@ class Sums:
 
     def book(self, R, C, G):
         "Add a full contraction; features come without the column of the bias."
-        if R <= C and (R, C) not in self.pairs and G.shape[2] == R.shape[1]: self.pairs[R, C] = G
+        if R.start <= C.start and (R, C) not in self.pairs and G.shape[2] == R.shape[1]: self.pairs[R, C] = G
         else: self.total(R, C)[:, :, :G.shape[2]] += G
 
     def total(self, R, C):
         "The sum of a pair of parameters, a view: all that two parameters share is kept on one side of the diagonal."
-        if R > C: return self.total(C, R).transpose(1, 0, 3, 2)
+        if R.start > C.start: return self.total(C, R).transpose(1, 0, 3, 2)
         if (R, C) not in self.pairs: self.pairs[R, C] = np.zeros((R.rows, C.rows, R.shape[1], C.shape[1]))
         return self.pairs[R, C]
 
@@ -781,7 +798,7 @@ def add_carried(net, local, sums, carried, pushed, seeds):
     for at, moved in carry(net, local, start) if carried else []:
         if at.delta is None: continue
         for R, C, G in meetings(net, at, moved, layouts, seeds): sums.add_met(R, C, G)
-        if at.name in layouts and curved(net, at, [THETA], seeds): sums.add_own(at)
+        if at.name in layouts and curved(net, at, [THETA], seeds): sums.add_seed(at)
         if at.name not in live: continue
         for R, here in kept.items(): here[at.name] = {s: bundle[R] for s, bundle in moved.items() if R in bundle}
         own = layouts.get(at.name)
@@ -875,7 +892,19 @@ class Plan:
                 f'tangents for {self.carried or "none"}')
 
 
-def ports_of(nodes): return lambda at: parameter_ports(at) if at.name in nodes else []
+def ports_of(net, nodes, starts):
+    """The ports of some nodes' parameters. What several nodes share is one row in coordinates of θ, where that is lower
+    than the rows of all uses, half of which are alive on the average."""
+    height = Counter()
+    for v in map(net.nodes.get, nodes):
+        both = v.size + net.nodes[v.parents[0]].size
+        height[starts[v.name]] += both if v.rule.affine else net.parameters[v.theta].size
+
+    def ports(at):
+        if at.name not in nodes: return []
+        one = 2*at.flat.size <= height[starts[at.name]]
+        return [Port(at, THETA, starts[at.name])] if one else parameter_ports(at)
+    return ports
 
 
 def split(at, side):
@@ -885,38 +914,43 @@ def split(at, side):
     return at.rule.rows(), at.flat.size//at.rule.rows(), at.d//at.rule.rows()
 
 
-def contraction(port, at, B) -> tuple:
-    "Multiply-adds of `contract` for one sample, and the entries that it writes on the way."
+def contraction(row, at, B) -> tuple:
+    "Multiply-adds of `contract` or `contract_own` for one sample, and the entries that it writes on the way."
+    own = not isinstance(row, Port)
+    port = parameter_ports(at)[0] if own else row
     (r, f, P), (s, k, Q) = split(port.at, port.side), split(at, 'value')
-    if port.at is at and port.side == 'value' and Q == 1:
-        return r*(r + 1)*k*(k + 1)//4, (r*(r + 1) + k*(k + 1))//2
+    if own and Q == 1 and at.rule.affine: return r*(r + 1)*k*(k + 1)//4, (r*(r + 1) + k*(k + 1))//2
     if not at.rule.affine:                               # a matrix for each sample brings it to θ_v
         return len(B)*s*(at.d + f), (len(B) + s)*at.d if port.side == THETA else len(B)*s*3
     if B.ndim == 2: return len(B)*f*k, len(B)*min(f, k)
-    if P == Q == 1: return r*s*f*k, f*k
+    if P == 1 and (Q == 1 or f == 1): return r*s*Q*f*k, f*k*Q
     once, again = (k, P) if P*k <= Q*f else (f, Q)       # the factor that is summed first, the positions left
     return r*P*s*Q*once + r*s*f*k*again, r*s*again*once
 
 
-def footprint(net, pushed) -> tuple:    # for one sample
+def footprint(net, pushed, starts) -> tuple:    # for one sample
     "Bytes, multiply-adds and entries written by the push for some nodes' parameters: it is run without samples."
     local, size, work, traffic = hollow(net), 0, 0, 0
-    W, parents = Coupled(local), net.parents()
-    for at, row in push(W, net, local, depending(net, pushed), ports=ports_of(pushed)):
-        met = [contraction(r, at, B) for r, B in row.items() if isinstance(r, Port)] if at.name in pushed else []
-        height = sum(len(B) for B in row.values())
+    W, parents, ports = Coupled(local), net.parents(), ports_of(net, pushed, starts)
+    for at, row in push(W, net, local, depending(net, pushed), ports=ports):
+        meeting = [r for r in row if isinstance(r, Port) or r == at.name] if at.name in pushed else []
+        met = [contraction(r, at, row[r]) for r in meeting]
+        opened = [port for port in ports(at) if port.side == THETA]
+        height = sum(len(B) for B in row.values()) + sum(at.flat.size for port in opened if port not in row)
         for s in range(len(parents[at.name])) if at.rule else ():
             work += (height + at.size(s))*at.rule.work(at, s)
             traffic += (height + at.size(s))*at.size(s)
-        work, traffic = work + sum(w for w, _ in met), traffic + sum(t for _, t in met)
-        size = max(size, W.size() + sum(prod(B.shape[:-1]) for B in row.values()) + max([t for _, t in met], default=0))
+        made = 2*len(opened)*at.d*(at.flat.size if at.flat is not None else 0)    # what is opened, and its sum
+        work, traffic = work + sum(w for w, _ in met), traffic + sum(t for _, t in met) + made
+        alive = W.size() + sum(prod(B.shape[:-1]) for B in row.values()) + made
+        size = max(size, alive + max([t for _, t in met], default=0))
     return 8*size, work, traffic
 
 
-def trail(net, pushed, carried) -> tuple:    # for one sample
+def trail(net, pushed, carried, starts) -> tuple:    # for one sample
     "Bytes, multiply-adds and entries of tangents that are carried, meet each other, and go back to what is pushed."
-    local, live, begin = hollow(net), depending(net, pushed), starts(net)
-    def start(at): return {Layout.of(at, begin[at.name]): Tangent.of(at)} if at.name in carried else {}
+    local, live = hollow(net), depending(net, pushed)
+    def start(at): return {Layout.of(at, starts[at.name]): Tangent.of(at)} if at.name in carried else {}
     size, kept, work, traffic = 0, 0, 0, 0
     for at, given in carry(net, local, start):
         met = [(s, prod(R.shape), J) for s, bundle in given.items() for R, J in bundle.items()]
@@ -935,16 +969,17 @@ def trail(net, pushed, carried) -> tuple:    # for one sample
 def plan(net,             # Graph
          N,               # number of samples
          budget=1.6e8,    # bytes for what is alive at a time
+         untied=False,    # the uses of a shared parameter apart
         ) -> Plan:
     """Tangents for the first few parameters, the push for the others: whatever share costs least. As measured, an entry
     that is written costs as much as 100 multiply-adds of a GEMM. Dense layers of their own are always pushed."""
     uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in reaching(net)]
     alone = len(uses) == len(net.parameters) and all(net.nodes[name].rule.rank_one for name, _ in uses)
-    options, early = [], set()
+    options, early, begin = [], set(), starts(net, untied)
     for theta in [None, *([] if alone else dict.fromkeys(t for _, t in uses))]:    # carry none, the first, two, …
         early |= {theta}
         pushed, carried = [n for n, t in uses if t not in early], [n for n, t in uses if t in early]
-        size, work, traffic = (a + b for a, b in zip(footprint(net, pushed), trail(net, pushed, carried)))
+        size, work, traffic = (a + b for a, b in zip(footprint(net, pushed, begin), trail(net, pushed, carried, begin)))
         options.append((work + 100*traffic, size, work, pushed, carried))
     _, size, work, pushed, carried = min(options)
     parts = CORES if work*N > 3e8 else 1                                  # threads, where the work is worth them
@@ -1113,15 +1148,15 @@ def curvature(net, theta, X, Y, seeds, untied=False, reduction='mean', kinks='wa
     table, begin = places(net, untied), starts(net, untied)
     p = order(table)
     afford(p, what, max_bytes)
-    cost, seen, weight = plan(net, data.N), Kinks(net, kinks), data.weight(reduction)
+    cost, seen, weight = plan(net, data.N, untied=untied), Kinks(net, kinks), data.weight(reduction)
     live, sums = depending(net, cost.pushed), Sums(begin, p)
     file = Checkpoint(checkpoint, what, theta, data.X, data.Y, untied, reduction, cost.chunk, definition(net))
 
     def work(local):
-        for at, row in push(Coupled(local), net, local, live, seeds, ports_of(cost.pushed)):
+        for at, row in push(Coupled(local), net, local, live, seeds, ports_of(net, cost.pushed, begin)):
             if at.name not in cost.pushed: continue
             sums.add_row(at, row)
-            if curved(net, at, [THETA], seeds): sums.add_own(at)
+            if curved(net, at, [THETA], seeds): sums.add_seed(at)
         add_carried(net, local, sums, cost.carried, cost.pushed, seeds)
     for part in file.parts(data, cost.chunk, sums, seen):
         over_chunks(net, theta, part, cost.chunk, work, weight, seen, what, tell=False)
@@ -1282,14 +1317,14 @@ def input_hessian(net, theta, X, Y=None, kinks='warn', max_bytes=None) -> InputH
     def work(local):
         rows = push(Coupled(local), net, local, {*reaching(net), LOSS},
                     ports=lambda at: value_port(at) if at.name != LOSS else [])
-        return {(r.at.name, at.name): written_out(B).transpose(2, 0, 1)
-                for at, row in rows for r, B in row.items() if isinstance(r, Port)}
+        return {(r if r == at.name else r.at.name, at.name): written_out(B).transpose(2, 0, 1)
+                for at, row in rows for r, B in row.items() if isinstance(r, Port) or r == at.name}
     found = over_chunks(net, theta, data, max(1, net.chunk()//32), work, 1., Kinks(net, kinks),
                         'the input Hessian', reaching(net))
     return InputHessian(net, {pair: np.concatenate([part[pair] for part in found]) for pair in found[0]}, data.N)
 
 
-def value_port(at) -> list: return [Port(at, 'value')]
+def value_port(at) -> list: return [Port(at, 'value', at.name)]
 
 
 def afford_blocks(net, N, max_bytes):

@@ -97,7 +97,8 @@ class Affine(Rule):
     def pull(self, at, slot, A, total=False):
         a, d, b, n = A.shape
         if slot == THETA:
-            return self.laid(self.outer(A.reshape(a, self.rows(), -1, b, n), self.phi(at)[None, :, :, None], total))
+            A, phi = A.reshape(a, self.rows(), -1, b, n), self.phi(at)[None, :, :, None]
+            return self.laid(self.outer(A, phi, True)) if total else self.opened(A, phi)
         A = self.matrix(at.theta).T @ A.reshape(a, self.rows(), d//self.rows()*b*n)
         return self.fold(at.x[0].shape[:-1], A, b*n).reshape(a, -1, b, n)
 
@@ -174,6 +175,16 @@ class Affine(Rule):
         if A.shape[2] == 1: return A*phi.transpose(0, 2, 1, 3, 4)
         return (A.transpose(0, 3, 4, 1, 2) @ phi.transpose(0, 3, 4, 2, 1)).transpose(0, 3, 4, 1, 2)
 
+    def opened(self, A, phi):
+        "Σ_P A[a,o,P,b,n] φ[0,k,P,b,n] as parameters (a, p_v, b, n), each written once."
+        (a, o, P, b, n), k = A.shape, phi.shape[1] - self.bias
+        out = np.empty((a, o*(k + self.bias), b, n))
+        W = out[:, :o*k].reshape(a, o, k, b, n)
+        if P == 1: np.multiply(A, phi[:, None, :k, 0], out=W)
+        else: W[...] = self.outer(A, phi[:, :k], False)
+        if self.bias: A.sum(2, out=out[:, o*k:])
+        return out
+
     def laid(self, M):
         "Matrices (a, o, k+1, b, n) as parameters (a, p_v, b, n), the column of the bias behind W."
         a, o, k, *tail = M.shape
@@ -194,6 +205,13 @@ class Dense(Affine):
 
     def condense(self, at, G): return G
     def takes_rows(self, at, rows): return at.size(0) % rows == 0
+
+    def seed(self, at, s, t):
+        "⟨δ, T_{x,θ}⟩: the weight (o, k) changes the pull to input k by δ_o."
+        if s == THETA: return super().seed(at, s, t)
+        out, k = np.zeros((at.size(s), at.flat.size, at.n)), np.arange(at.size(s))
+        out[:, :at.d*len(k)].reshape(len(k), at.d, len(k), at.n)[k, :, k] = at.delta
+        return out
 
     def pull_diagonal(self, at, slot, e):
         return super().pull_diagonal(at, slot, e) if slot == THETA else e[:, None]*self.matrix(at.theta)[:, :, None]

@@ -61,7 +61,7 @@ def case():
 
 def planned(monkeypatch, **changes):
     "Let every plan differ from what it would be."
-    monkeypatch.setattr(engine, 'plan', lambda net, N: engine.Plan(**{**vars(plan(net, N)), **changes}))
+    monkeypatch.setattr(engine, 'plan', lambda net, N, **how: engine.Plan(**{**vars(plan(net, N, **how)), **changes}))
 
 
 @pytest.mark.parametrize('chunk', [1, 4, 22])
@@ -369,13 +369,17 @@ def test_a_function_with_a_parameter_keeps_the_memory_small():
     assert peak < 200e6 and H.certify(quiet=True) < 1e-13
 
 
-def test_many_uses_of_one_parameter():
-    "Six uses are added up before they are contracted, whatever is seeded; the terms add up to a certified Hessian."
+@pytest.mark.parametrize('uses', [3, 6])
+def test_many_uses_of_one_parameter(uses):
+    "A few uses are added up where they meet a layer, many are one row; the terms add up to a certified Hessian."
     net = Graph()
     h = net.node('a', Tanh(), net.node('first', Dense(4), net.input('x', 5)))
-    for i in range(6): h = net.node(f't{i}', Tanh(), net.node(f'r{i}', Dense(4), h, theta='r0' if i else None))
+    for i in range(uses): h = net.node(f't{i}', Tanh(), net.node(f'r{i}', Dense(4), h, theta='r0' if i else None))
     net.output(net.node('z', Dense(3), h), CrossEntropy())
     theta, X, Y = data_for(net, 70, 3)
+    starts, first = engine.starts(net), next(at for at in engine.hollow(net) if at.name == 'r0')
+    sides = [port.side for port in engine.ports_of(net, list(starts), starts)(first)]
+    assert sides == (['value', 'features'] if uses == 3 else [engine.THETA])
     H, terms = hessian(net, theta, X, Y), decompose(net, theta, X, Y)
     assert H.certify(quiet=True) < 1e-13 and close(terms.total().dense(), H.dense())
     v = np.random.default_rng(0).standard_normal(net.size)
@@ -433,7 +437,7 @@ class Eager(engine.Checkpoint):
         print('saved', flush=True)
         time.sleep(.2)
 engine.Checkpoint, engine.plan_ = Eager, engine.plan
-engine.plan = lambda net, N: engine.Plan(**{**vars(engine.plan_(net, N)), 'chunk': 500})
+engine.plan = lambda net, N, **how: engine.Plan(**{**vars(engine.plan_(net, N, **how)), 'chunk': 500})
 engine.hessian(net, theta, X, Y, checkpoint=sys.argv[1])
 '''
 
@@ -452,7 +456,7 @@ def test_an_interrupted_hessian_goes_on(tmp_path, monkeypatch, how):
     net = dense(20, 16, 8, 5)
     theta, X, Y = data_for(net, 40000, 5)
     whole = hessian(net, theta, X, Y).dense()
-    monkeypatch.setattr(engine, 'plan', lambda net, N: engine.Plan(**{**vars(plan(net, N)), 'chunk': 500}))
+    planned(monkeypatch, chunk=500)
     with pytest.raises(ValueError, match='belongs to another computation'):
         hessian(net, theta + 1e-9, X, Y, checkpoint=file)
     seen = []
