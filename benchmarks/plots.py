@@ -9,7 +9,7 @@ def points(rows, name, quantity):
     "Sizes and values of one contestant where it ran."
     found = [(row['size'], row['contestants'].get(name, {})) for row in rows]
     if quantity == 'time': return [(x, e['seconds']['median']) for x, e in found if 'seconds' in e]
-    return [(x, max(e['memory'], 1e5)/1e6) for x, e in found if 'seconds' in e and 'memory' in e]
+    return [(x, e['memory']/1e6) for x, e in found if 'seconds' in e and e.get('memory', 0) > 1e6]    # above what it held
 
 
 def draw(growth:dict,   # series -> rows
@@ -22,9 +22,12 @@ def draw(growth:dict,   # series -> rows
                 line = points(rows, name, quantity)
                 if line: ax.loglog(*zip(*line), 'o-', color=colour, ms=3, lw=1.2, label=name)
             ax.grid(alpha=.3)
+            sizes = [row['size'] for row in rows]
+            ax.set_xticks(sizes, [f'{n:,}' for n in sizes], fontsize=8, rotation=30 if max(sizes) > 999 else 0)
+            ax.minorticks_off()
             ax.set_ylabel(unit)
             ax.set_xlabel(series)
-    axes[0, 0].legend(fontsize=7)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(COLOURS), frameon=False)
     return fig
 
 
