@@ -86,11 +86,12 @@ def test_a_peer_that_fails_or_is_wrong_is_named_and_not_timed():
 
 def test_growth_is_drawn_for_who_ran():
     def row(size, **seconds):
-        entries = {n: {'seconds': race.spread([s]), 'memory': 1e6} for n, s in seconds.items()}
+        entries = {n: {'seconds': race.spread([s]), 'memory': 5e6*(n != 'floor')} for n, s in seconds.items()}
         return {'size': size, 'contestants': {**entries, 'jax.hessian': {'failed': 'no memory'}}}
     fig = plots.draw({'samples N': [row(1, hessian_nb=.1, floor=.05), row(2, hessian_nb=.2)]})
     time, memory = fig.axes
-    assert [len(line.get_xdata()) for line in time.lines] == [2, 1] and len(memory.lines) == 2
+    assert [len(line.get_xdata()) for line in time.lines] == [2, 1]
+    assert [len(line.get_xdata()) for line in memory.lines] == [2]     # none where a peak is not above what was held
 
 
 def test_unknown_names_are_refused():
