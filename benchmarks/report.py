@@ -31,10 +31,11 @@ def versions() -> dict:
 
 
 def commit():
-    "Which state of the code ran."
-    asked = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=Path(__file__).parent, capture_output=True,
-                           text=True)
-    return asked.stdout.strip() or 'unknown'
+    "Which state of the code ran; results that an earlier run has left do not change it."
+    def git(*words):
+        return subprocess.run(['git', *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    changed = git('status', '--porcelain', '--untracked-files=no', ':/', ':!results')
+    return git('describe', '--always') + '-dirty'*bool(changed) or 'unknown'
 
 
 class Run:
