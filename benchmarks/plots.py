@@ -9,7 +9,8 @@ def points(rows, name, quantity):
     "Sizes and values of one contestant where it ran."
     found = [(row['size'], row['contestants'].get(name, {})) for row in rows]
     if quantity == 'time': return [(x, e['seconds']['median']) for x, e in found if 'seconds' in e]
-    return [(x, e['memory']/1e6) for x, e in found if 'seconds' in e and e.get('memory', 0) > 1e6]    # above what it held
+    above = [(x, e.get('memory', 0)/1e6) for x, e in found if 'seconds' in e]
+    return [(x, memory) for x, memory in above if memory > 1]      # below, it is what the process had held before
 
 
 def draw(growth:dict,   # series -> rows

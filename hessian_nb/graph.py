@@ -115,7 +115,7 @@ class Rule:
     Blocks have four axes (a, d, b, n): the second is the one that is mapped, the last one runs over the samples."""
 
     affine = False          # linear in θ: the gradient of one sample is Σ_P δ[o,P] φ[k,P], over its positions P
-    rank_one = False        # it has a single position, so that this gradient is the rank-one matrix δ φᵀ
+    rank_one = False        # its features are x itself, so that this gradient is the rank-one matrix δ xᵀ
     diagonal_seed = False   # the curvature seed is diagonal
     apart = False           # each row (channel) of the value depends on that row of the parent alone
     traced = True           # derivatives come from autograd, which is not safe in threads
@@ -132,7 +132,7 @@ class Rule:
         return [(s, t) for i, s in enumerate(slots) for t in slots[i:]]
     def target(self, Y, shape):
         "The targets as a loss takes them, sample-last; `shape` is that of the prediction."
-        return None if Y is None else np.ascontiguousarray(np.moveaxis(np.asarray(Y), 0, -1))
+        return None if Y is None else np.array(np.moveaxis(np.asarray(Y), 0, -1), order='C')
     def kinks(self, at): return None                         # where the value has no derivative: bool (…, n)
     def structural(self, at, zero): return np.all(zero, 0)   # not kinks, since what switches is zero for every nearby θ
     def vanishes(self, at, zero): return np.zeros(at.value.shape, bool)  # where the value is zero for every nearby θ
@@ -154,7 +154,8 @@ class Rule:
     def pull(self, at, slot, A, total=False):
         "D_slotᵀ on the second axis: (a, d_v, b, n) -> (a, d_slot, b, n); `total`: summed over the samples."
         a, d, b, n = A.shape
-        few = a*b < (d if slot != THETA else at.flat.size if total else 0)      # then one by one is less
+        if slot != THETA: few = a*b < d                       # then one by one is less
+        else: few = total and (a*b == 1 or a*b < at.flat.size)
         if not few: return per_sample(A, self.jacobian(at, slot), total)
         out = each(at, self.back(at, slot), A, at.value.shape, 1 if slot == THETA else n)
         return out.sum(-1, keepdims=True) if total else out

@@ -29,7 +29,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
-from types import CodeType, FunctionType
+from types import CodeType, ModuleType
 from typing import NamedTuple
 
 import autograd.numpy as anp
@@ -96,7 +96,7 @@ class Port:
     owner are the same row, opened again at every node: so the gradient of a shared parameter can be one row."""
     at: Local = field(compare=False)
     side: str
-    owner: object     # the node's name, or where a shared parameter starts
+    owner: object     # the node's name; or where its parameter starts, of which all uses are the same row
 
     @property
     def factor(self):
@@ -113,7 +113,6 @@ class Port:
         if self.side == 'value': return None
         if self.side == 'features': return np.ones((self.at.size(slot), self.at.n))
         return self.at.rule.seed(self.at, THETA, slot)
-
 
     def layout(self, start):
         "How the gradient lies in θ: as coordinate ⊗ factor, or as it is."
@@ -200,7 +199,7 @@ def hand_on(W, at, row, parents):
 def contract(port,   # a kept row
              at,     # the node with the other parameter
              B,      # the block between them: (d_port, d_v, n), or (d, n) when diagonal
-            ):       # -> 'full': (row coordinate, column coordinate, row factor, column factor); or how it is packed
+            ):       # -> 'full', (row coordinate, column coordinate, row factor, column factor); or 'diagonal'
     "∂²ℒ/∂θ_port∂θ_v, summed over the samples, for the gradient of a parameter above, or of uses of the same one."
     F = port.factor
     if port.side == THETA and not at.rule.affine:
@@ -396,19 +395,19 @@ class Sums:
             else: self.pairs[Layout(*R), Layout(*C)] = G
 
     def add_row(self, at, row):
-        """All that meets a node with a parameter: its own block, and what is kept of parameters above. Uses of one
-        dense layer are added up before they meet it, where they are many."""
-        C, uses, kept = Layout.of(at, self.starts[at.name]), {}, [r for r in row if isinstance(r, Port)]
+        """All that meets a node with a parameter: its own block, and what is kept of parameters above. Three uses of a
+        dense layer or more are added up before they meet another one."""
+        C, shared, alone = Layout.of(at, self.starts[at.name]), {}, []
         if at.name in row: self.add_own(C, *contract_own(at, row[at.name]))
-        for port in kept:
+        for port in (r for r in row if isinstance(r, Port)):
             dense = port.side != THETA and port.at.rule.rank_one and at.rule.rank_one
-            uses.setdefault(port.layout(self.starts[port.at.name]) if dense else port, []).append(port)
-        for R, ports in uses.items():
-            if len(ports) < 5: ways = [(p.layout(self.starts[p.at.name]), *contract(p, at, row[p])) for p in ports]
-            else: ways = [(R, 'full', contract_uses(ports, at, row))]
-            for way in ways: self.add(C, *way)
+            (shared.setdefault(port.layout(self.starts[port.at.name]), []) if dense else alone).append(port)
+        for R, ports in shared.items():
+            if len(ports) > 4: self.add(R, C, 'full', contract_uses(ports, at, row))      # two ports each
+            else: alone += ports
+        for port in alone: self.add(port.layout(self.starts[port.at.name]), C, *contract(port, at, row[port]))
 
-    def add(self, C, R, form, G):
+    def add(self, R, C, form, G):
         "A contraction between a kept row, laid out by R, and a node's parameter."
         with self.lock:
             if form == 'full': return self.book(R, C, G)
@@ -494,7 +493,7 @@ class BlockMatrix:
         return draw_matrix(self, ax, limit, title, bar)
 
     def certify(self, seed=0, quiet=False) -> float:
-        "‖Hv − autograd's Hv‖/‖Hv‖ for one random v, printed (unless quiet) and returned."
+        "‖Hv − autograd's Hv‖/‖Hv‖ on the same data for one random v, printed (unless quiet) and returned."
         if self._certify is None:
             raise ValueError('only a whole Hessian certifies itself; this is a term, a sum or an untied matrix')
         v = np.random.default_rng(seed).standard_normal(len(self.array))
@@ -684,8 +683,8 @@ class Tangent(NamedTuple):
 
 
 def summed(at, A):
-    "What a rule gave to its parameter, (m, p_v, 1, 1), without the axes of the samples, which it was to sum over."
-    if A.shape[2:] == (1, 1): return A[:, :, 0, 0]
+    "What a rule gave to its parameter, (m, p_v, 1, 1), copied without the axes of samples, which it was to sum over."
+    if A.shape[2:] == (1, 1): return A[:, :, 0, 0].copy()
     raise ValueError(f"node '{at.name}': {at.rule!r} was asked with total=True for a sum over the samples and gave "
                      f'an array of shape {A.shape}; let its `pull` and `curve` end in (…, 1, 1) for the slot θ')
 
@@ -860,8 +859,10 @@ class Hollow(Rule):
     def takes_rows(self, at, rows): return self.rule.takes_rows(at, rows)
     def tangent_by_rows(self, at, V, rows): return np.empty((rows*len(V), at.d, 1, 0))
     def pull_diagonal(self, at, slot, e):
-        return e if isinstance(self.rule, Diagonal) else np.empty((at.d, at.size(slot), 0))
-    def seed(self, at, s, t): return np.empty((at.size(s), *[at.size(t)]*(not self.rule.diagonal_seed), 0))
+        return e if isinstance(self.rule, Diagonal) and slot != THETA else np.empty((at.d, at.size(slot), 0))
+    def seed(self, at, s, t):
+        diagonal = self.rule.diagonal_seed and THETA not in (s, t)
+        return np.empty((at.size(s), *[at.size(t)]*(not diagonal), 0))
 
 
 def hollow(net) -> list:
@@ -893,8 +894,8 @@ class Plan:
 
 
 def ports_of(net, nodes, starts):
-    """The ports of some nodes' parameters. What several nodes share is one row in coordinates of θ, where that is lower
-    than the rows of all uses, half of which are alive on the average."""
+    """The ports of some nodes' parameters. A parameter is one row in coordinates of θ, where that is lower than the
+    rows of all its uses, half of which are alive on the average."""
     height = Counter()
     for v in map(net.nodes.get, nodes):
         both = v.size + net.nodes[v.parents[0]].size
@@ -974,7 +975,7 @@ def plan(net,             # Graph
     """Tangents for the first few parameters, the push for the others: whatever share costs least. As measured, an entry
     that is written costs as much as 100 multiply-adds of a GEMM. Dense layers of their own are always pushed."""
     uses = [(name, v.theta) for name, v in net.nodes.items() if v.theta and name in reaching(net)]
-    alone = len(uses) == len(net.parameters) and all(net.nodes[name].rule.rank_one for name, _ in uses)
+    alone = len({t for _, t in uses}) == len(uses) and all(net.nodes[name].rule.rank_one for name, _ in uses)
     options, early, begin = [], set(), starts(net, untied)
     for theta in [None, *([] if alone else dict.fromkeys(t for _, t in uses))]:    # carry none, the first, two, …
         early |= {theta}
@@ -1118,24 +1119,31 @@ def save_whole(path, save=np.savez, **arrays):
 
 
 def fingerprint(*things) -> str:
-    "A hash of arrays, dicts of arrays and what else has a text."
+    "A hash of arrays, lists, dicts and what else has a text; of each by itself, so that none runs into the next."
     digest = hashlib.blake2b(digest_size=16)
     for thing in things:
         if isinstance(thing, dict): thing = [x for pair in sorted(thing.items()) for x in pair]
-        if isinstance(thing, list): digest.update(fingerprint(*thing).encode())
-        else: digest.update(thing.tobytes() if isinstance(thing, np.ndarray) else repr(thing).encode())
+        if isinstance(thing, list): part = fingerprint(*thing)
+        elif isinstance(thing, np.ndarray): part = fingerprint(thing.dtype.str, thing.shape, thing.tobytes())
+        else: part = hashlib.blake2b(thing if isinstance(thing, bytes) else repr(thing).encode()).hexdigest()
+        digest.update(part.encode())
     return digest.hexdigest()
 
 
 def definition(net) -> list:
-    "What a network computes, as far as it has a text: nodes, settings of their rules, the code of its functions."
+    "What a network computes: nodes, settings of their rules, the code of functions and what they hold, globals apart."
+    inside = '__code__', '__defaults__', 'func', 'args', 'keywords', '__dict__'      # of functions and partials
+    seen = set()
     def plain(x):
         if isinstance(x, (list, tuple)): return [plain(y) for y in x]
-        if isinstance(x, np.ndarray): return x.shape, x.tobytes()
-        if isinstance(x, CodeType): return x.co_code, x.co_names, plain(x.co_consts)
-        if not isinstance(x, FunctionType): return x
-        held = [cell.cell_contents for cell in x.__closure__ or ()]
-        return x.__qualname__, plain((x.__code__, x.__defaults__, [h for h in held if np.isscalar(h) or np.ndim(h)]))
+        if isinstance(x, dict): return [plain(pair) for pair in x.items()]
+        if isinstance(x, np.ndarray): return [x.shape, x.dtype.str, x.tobytes()]
+        if isinstance(x, CodeType): return [x.co_code, x.co_names, plain(x.co_consts)]
+        if isinstance(x, (type, np.ufunc, ModuleType)) or not hasattr(x, '__dict__'): return repr(x)
+        if id(x) in seen: return 'again'
+        seen.add(id(x))
+        held = [cell.cell_contents for cell in getattr(x, '__closure__', None) or ()]
+        return [type(x).__qualname__, plain([getattr(x, name, None) for name in inside]), plain(held)]
     def settings(rule): return type(rule).__qualname__, rule and sorted((k, plain(x)) for k, x in vars(rule).items())
     nodes = [(v.name, v.parents, v.theta, v.shape, settings(v.rule)) for v in net.nodes.values()]
     return [*nodes, net.output_node, settings(net.loss_rule)]
@@ -1175,7 +1183,9 @@ def hessian(net,                # Graph
            ) -> BlockMatrix:    # (p, p)
     "The exact Hessian ∇²_θℒ with every cross block (the master formula)."
     H = curvature(net, theta, X, Y, everything, untied, reduction, kinks, max_bytes, checkpoint=checkpoint)
-    if not untied: H._certify = lambda v: autograd_product(net, theta, X, Y, v, reduction)
+    if not untied:
+        there = net.check_theta(theta).copy()
+        H._certify = lambda v: autograd_product(net, there, X, Y, v, reduction)
     return H
 
 

@@ -70,6 +70,10 @@ class Affine(Rule):
     traced, affine = False, True
 
     def parameters(self, shapes):
+        x = np.arange(1., 1 + prod(shapes[0])).reshape(1, -1, 1)
+        if self.rank_one and not np.array_equal(self.features(shapes[0], x), x):
+            raise TypeError(f'{self!r} says rank_one, that its features are x itself, but features(…) gives something '
+                            'else; set rank_one = False')
         o, k = self.rows(), self.fan_in(*shapes)
         return {'W': (o, *k), **({'b': (o,)} if self.bias else {})}
 
@@ -121,6 +125,17 @@ class Affine(Rule):
         M = self.outer(delta, phi.reshape(a, phi.shape[1], -1, b, n), total)
         return self.laid(np.concatenate([M, np.zeros_like(M[:, :, :1])], 2) if self.bias else M)
 
+    def pull_diagonal(self, at, slot, e):
+        if slot == THETA or not self.rank_one: return super().pull_diagonal(at, slot, e)
+        return e[:, None]*self.matrix(at.theta)[:, :, None]
+
+    def seed(self, at, s, t):
+        "⟨δ, T_{x,θ}⟩; where the features are x, the weight (o, k) changes the pull to input k by δ_o."
+        if s == THETA or not self.rank_one: return super().seed(at, s, t)
+        out, k = np.zeros((at.size(s), at.flat.size, at.n)), np.arange(at.size(s))
+        out[:, :at.d*len(k)].reshape(len(k), at.d, len(k), at.n)[k, :, k] = at.delta
+        return out
+
     def work(self, at, slot): return at.d*self.matrix(at.theta).shape[1]
 
     def vanishes(self, at, zero):
@@ -130,6 +145,7 @@ class Affine(Rule):
 
     def condense(self, at, G):
         "What stands for input × (output, position) brought to the features: (d_x, s, o·P, f) -> (k, s, o, f)."
+        if self.rank_one: return G
         d, s, _, f = G.shape
         copied = self.features(at.x[0].shape[:-1], np.eye(d)[None])[0]                   # (k, P·d_x)
         G = G.reshape(d, s, self.rows(), -1, f)
@@ -176,13 +192,13 @@ class Affine(Rule):
         return (A.transpose(0, 3, 4, 1, 2) @ phi.transpose(0, 3, 4, 2, 1)).transpose(0, 3, 4, 1, 2)
 
     def opened(self, A, phi):
-        "Σ_P A[a,o,P,b,n] φ[0,k,P,b,n] as parameters (a, p_v, b, n), each written once."
-        (a, o, P, b, n), k = A.shape, phi.shape[1] - self.bias
+        "Σ_P A[a,o,P,b,n] φ[0,k,P,b,n] for each sample, as parameters (a, p_v, b, n)."
+        (a, o, P, b, _), k, n = A.shape, phi.shape[1] - self.bias, phi.shape[-1]
         out = np.empty((a, o*(k + self.bias), b, n))
         W = out[:, :o*k].reshape(a, o, k, b, n)
         if P == 1: np.multiply(A, phi[:, None, :k, 0], out=W)
         else: W[...] = self.outer(A, phi[:, :k], False)
-        if self.bias: A.sum(2, out=out[:, o*k:])
+        if self.bias: out[:, o*k:] = A.sum(2)
         return out
 
     def laid(self, M):
@@ -203,18 +219,7 @@ class Dense(Affine):
     def fold(self, shape, A, t): return A
     def __repr__(self): return f'Dense({self.units})'
 
-    def condense(self, at, G): return G
     def takes_rows(self, at, rows): return at.size(0) % rows == 0
-
-    def seed(self, at, s, t):
-        "⟨δ, T_{x,θ}⟩: the weight (o, k) changes the pull to input k by δ_o."
-        if s == THETA: return super().seed(at, s, t)
-        out, k = np.zeros((at.size(s), at.flat.size, at.n)), np.arange(at.size(s))
-        out[:, :at.d*len(k)].reshape(len(k), at.d, len(k), at.n)[k, :, k] = at.delta
-        return out
-
-    def pull_diagonal(self, at, slot, e):
-        return super().pull_diagonal(at, slot, e) if slot == THETA else e[:, None]*self.matrix(at.theta)[:, :, None]
 
 # %% ../nbs/02_rules.ipynb #1cea3568
 def windows(extent,   # spatial shape of the input, padded

@@ -7,20 +7,22 @@ import threading
 import time
 import tracemalloc
 import warnings
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import autograd.numpy as anp
 import numpy as np
 import pytest
+from autograd.extend import defvjp, primitive
 from threadpoolctl import threadpool_limits
 
 from hessian_nb import graph
 from hessian_nb import hessian as engine
 from hessian_nb.graph import Graph, Rule, backward
 from hessian_nb.hessian import KinkWarning, attribute, decompose, hessian, hessian_vector, input_hessian, plan
-from hessian_nb.rules import (Add, Affine, AvgPool, Concat, Conv, CrossEntropy, Dense, Flatten, LeakyReLU, MaxPool,
-                              Multiply, ReLU, Softplus, SquaredError, Tanh, Transpose)
+from hessian_nb.rules import (Add, Affine, AvgPool, Concat, Conv, CrossEntropy, Dense, Diagonal, Flatten, LeakyReLU,
+                              MaxPool, Multiply, ReLU, Softplus, SquaredError, Tanh, Transpose)
 
 HERE = Path(__file__).parent
 
@@ -387,6 +389,80 @@ def test_many_uses_of_one_parameter(uses):
         assert close(part @ v, hessian_vector(net, theta, X, Y, v, seeds=lambda t, kind=kind: t[1] == kind), 1e-11)
     for (node, kind), part in terms.items():
         assert close(part @ v, hessian_vector(net, theta, X, Y, v, seeds=lambda t, key=(node, kind): t == key), 1e-11)
+
+
+class Twice(Dense):
+    "z = W(2x) + b: features of its own, and so no longer δ xᵀ."
+    rank_one = False
+    def features(self, shape, V): return 2*V
+    def fold(self, shape, A, t): return 2*A
+
+
+@pytest.mark.parametrize('uses', [1, 2, 6])
+def test_a_layer_with_features_of_its_own(uses):
+    "Each use alone, a few, and as one row."
+    net = Graph()
+    h = net.node('h', Tanh(), net.node('d', Dense(3), net.input('x', 5)))
+    for i in range(uses): h = net.node(f'a{i}', Tanh(), net.node(f's{i}', Twice(3), h, theta='s0' if i else None))
+    net.output(net.node('z', Dense(2), h), SquaredError())
+    theta, X, Y = data_for(net, 9, 2)
+    assert hessian(net, theta, X, np.eye(2)[Y]).certify(quiet=True) < 1e-13
+    class Wrong(Twice): rank_one = True
+    with pytest.raises(TypeError, match="node 'w': .*rank_one = False"): net.node('w', Wrong(3), h)
+
+
+class Power(Diagonal):
+    "b_c x², with one b for each channel: a parameter of another size than the value."
+    def parameters(self, shapes): return {'': (shapes[0][0],)}
+    def value(self, x, theta): return theta[:, None, None]*x[0]**2
+    def slopes(self, at): return [2*at.theta[:, None, None]*at.x[0]]
+    def bend(self, at, s, t): return 2*at.theta[:, None, None]*np.ones_like(at.x[0])
+    def pairs(self, slots): return [(0, 0), (0, engine.THETA)]
+    def by(self, *slots): return Rule if engine.THETA in slots else Diagonal
+    def pull(self, at, slot, A, total=False): return self.by(slot).pull(self, at, slot, A, total)
+    def tangent(self, at, slot, V): return self.by(slot).tangent(self, at, slot, V)
+    def pull_diagonal(self, at, slot, e): return self.by(slot).pull_diagonal(self, at, slot, e)
+    def seed(self, at, s, t): return self.by(s, t).seed(self, at, s, t)
+    def curve(self, at, s, t, V, total=False): return self.by(s, t).curve(self, at, s, t, V, total)
+
+
+def test_an_entrywise_rule_with_a_parameter():
+    net = Graph()
+    net.output(net.node('p', Power(), net.node('c', Conv(2, 2), net.input('x', (1, 4)))), SquaredError())
+    X, Y = np.random.default_rng(0).standard_normal((2, 6, 1, 4)), np.zeros((6, 2, 3))
+    assert hessian(net, net.init(), X[0], Y).certify(quiet=True) < 1e-13
+
+
+def test_a_number_is_pulled_to_by_one_pullback():
+    "The gradient needs no second derivative of a function, and that of one number neither."
+    f = primitive(np.sin)
+    defvjp(f, lambda out, u: lambda g: g*np.cos(u) if isinstance(g, np.ndarray) else 1/0)
+    net = Graph()
+    number = net.parameter('k', ())
+    net.output(net.node('f', lambda u, t: f(u*t), net.input('x', 2), theta=number), lambda z: anp.sum(z))
+    x, theta = np.ones((4, 2)), net.init()
+    assert np.isclose(net.gradient(theta, x)[0], 2*np.cos(theta[0]))
+
+
+def test_parts_of_a_fingerprint_do_not_run_into_each_other():
+    parts = (.9, 10), (.91, 0), (1, 23), (12, 3), ([1], 2), ([1, 2],), ([1, 2], [])
+    prints = [engine.fingerprint(*part) for part in parts]
+    arrays = [engine.fingerprint(A) for A in (np.zeros((2, 3)), np.zeros((3, 2)), np.zeros((2, 3), np.int64))]
+    assert len({*prints, *arrays}) == len(prints) + len(arrays)
+
+
+def test_a_definition_knows_what_functions_hold():
+    "Autograd's functions, functions inside functions, partials; not where they lie in memory."
+    def net(f):
+        net = Graph()
+        net.output(net.node('f', f, net.node('h', Dense(2), net.input('x', 2))), SquaredError())
+        return engine.fingerprint(engine.definition(net))
+    def holds(inner): return lambda u: inner(u)
+    def power(u, k): return u**k
+    functions = [lambda: anp.sin, lambda: anp.tanh, lambda: holds(anp.sin), lambda: holds(anp.tanh),
+                 lambda: partial(power, k=2), lambda: partial(power, k=3)]
+    assert len({net(f()) for f in functions}) == len(functions)
+    assert all(net(f()) == net(f()) for f in functions)
 
 
 # --- interrupted and resumed
