@@ -3,7 +3,8 @@
 Counted from the network alone. For two dense layers that is ∂²ℒ/∂θ_v∂θ_w = Σ_n M ⊗ φ_v φ_w + Σ_n E ⊗ δ_w φ_v, with
 M = ∂δ_w/∂z_v and E = ∂φ_w/∂z_v (free while it is diagonal), one product each; for a layer with itself a quarter of it,
 since it is symmetric in outputs and in inputs. For convolutions it is their tangents, on the way forward and where they
-meet. What is left out: activations, everything elementwise, layout.
+meet. Uses of one parameter are counted pair by pair, though as one row many need less. What is left out: activations,
+everything elementwise, layout.
 """
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
