@@ -849,7 +849,8 @@ def starts(net, untied=False) -> dict:
 class Hollow(Rule):
     "A rule that only says which shapes would come out, for blocks without samples."
     def __init__(self, rule):
-        self.rule, self.affine, self.apart, self.bias = rule, rule.affine, rule.apart, getattr(rule, 'bias', False)
+        self.rule, self.bias = rule, getattr(rule, 'bias', False)
+        self.affine, self.rank_one, self.apart = rule.affine, rule.rank_one, rule.apart
     def pairs(self, slots): return self.rule.pairs(slots)
     def work(self, at, slot): return self.rule.work(at, slot)
     def rows(self): return self.rule.rows()
@@ -958,7 +959,8 @@ def trail(net, pushed, carried, starts) -> tuple:    # for one sample
         high = [(s, len(J.array) if J.stays(at, s) or J.enters(at) else m) for s, m, J in met]    # what is written out
         entries, m = sum(k*at.size(s) for s, k in high), sum(m for _, m, _ in met)
         kept += entries if at.name in live else 0
-        size, traffic = max(size, kept + 2*entries), traffic + 2*entries
+        windows = [k*at.rule.work(at, s)//at.rule.rows() for s, k in high if at.rule.affine and not at.rule.rank_one]
+        size, traffic = max(size, kept + 2*entries + max(windows, default=0)), traffic + 2*entries
         work += sum(k*at.rule.work(at, s) for s, k in high)
         if met and curved(net, at, [*given], everything): work += entries*sum(k for _, k in high)/2
         if met and at.name in live:
