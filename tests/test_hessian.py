@@ -371,13 +371,19 @@ def test_a_function_with_a_parameter_keeps_the_memory_small():
     assert peak < 200e6 and H.certify(quiet=True) < 1e-13
 
 
+def recurrent(layer, uses, outputs, loss):
+    "One layer with as many outputs as inputs, used several times with a tanh behind each, between two dense ones."
+    net = Graph()
+    h = net.node('a', Tanh(), net.node('first', Dense(layer.units), net.input('x', 5)))
+    for i in range(uses): h = net.node(f't{i}', Tanh(), net.node(f'r{i}', layer, h, theta='r0' if i else None))
+    net.output(net.node('z', Dense(outputs), h), loss)
+    return net
+
+
 @pytest.mark.parametrize('uses', [3, 6])
 def test_many_uses_of_one_parameter(uses):
     "A few uses are added up where they meet a layer, many are one row; the terms add up to a certified Hessian."
-    net = Graph()
-    h = net.node('a', Tanh(), net.node('first', Dense(4), net.input('x', 5)))
-    for i in range(uses): h = net.node(f't{i}', Tanh(), net.node(f'r{i}', Dense(4), h, theta='r0' if i else None))
-    net.output(net.node('z', Dense(3), h), CrossEntropy())
+    net = recurrent(Dense(4), uses, 3, CrossEntropy())
     theta, X, Y = data_for(net, 70, 3)
     starts, first = engine.starts(net), next(at for at in engine.hollow(net) if at.name == 'r0')
     sides = [port.side for port in engine.ports_of(net, list(starts), starts)(first)]
@@ -401,14 +407,11 @@ class Twice(Dense):
 @pytest.mark.parametrize('uses', [1, 2, 6])
 def test_a_layer_with_features_of_its_own(uses):
     "Each use alone, a few, and as one row."
-    net = Graph()
-    h = net.node('h', Tanh(), net.node('d', Dense(3), net.input('x', 5)))
-    for i in range(uses): h = net.node(f'a{i}', Tanh(), net.node(f's{i}', Twice(3), h, theta='s0' if i else None))
-    net.output(net.node('z', Dense(2), h), SquaredError())
+    net = recurrent(Twice(3), uses, 2, SquaredError())
     theta, X, Y = data_for(net, 9, 2)
     assert hessian(net, theta, X, np.eye(2)[Y]).certify(quiet=True) < 1e-13
     class Wrong(Twice): rank_one = True
-    with pytest.raises(TypeError, match="node 'w': .*rank_one = False"): net.node('w', Wrong(3), h)
+    with pytest.raises(TypeError, match="node 'w': .*rank_one = False"): net.node('w', Wrong(3), 'a')
 
 
 class Power(Diagonal):
