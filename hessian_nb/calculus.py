@@ -12,13 +12,21 @@ __all__ = ['gradient', 'jacobian', 'hessian', 'difference_hessian', 'asymmetry',
 import autograd
 import autograd.numpy as anp
 import numpy as np
-from autograd.tracer import isbox
+from autograd.tracer import getval, isbox
 from scipy.spatial.distance import pdist
 
 # %% ../nbs/00_calculus.ipynb #c008
+def _real(values, name) -> np.ndarray:
+    "`values` as floats, a copy; `ValueError` for complex numbers, whose imaginary part would be lost."
+    values = np.asarray(values)
+    if np.iscomplexobj(values):
+        raise ValueError(f'{name} is complex; it must be real')
+    return values.astype(float)
+
+
 def _point(x) -> np.ndarray:
     "`x` as a flat float vector; `ValueError` for another shape, NaN or infinity."
-    x = np.asarray(x, float)
+    x = _real(x, 'x')
     if x.ndim != 1 or not x.size:
         raise ValueError(f'x has shape {x.shape}; give a flat vector of shape (m,), for example x.ravel() or [x]')
     if not np.isfinite(x).all():
@@ -28,7 +36,7 @@ def _point(x) -> np.ndarray:
 
 def _value(f, x, dims=(0,)) -> np.ndarray:
     "f(x); `ValueError` unless it is finite and has one of the numbers of axes in `dims`."
-    y = np.asarray(f(x), float)
+    y = _real(f(x.copy()), 'f(x)')    # a copy, because f may write into its argument
     if y.ndim not in dims:
         wanted = 'a number or a flat vector (n,)' if 1 in dims else 'one number, shape (); for a vector use jacobian'
         raise ValueError(f'f returned shape {y.shape}; this needs {wanted}')
@@ -36,26 +44,47 @@ def _value(f, x, dims=(0,)) -> np.ndarray:
         raise ValueError(f'f(x) is not finite: {y}')
     return y
 
+# %% ../nbs/00_calculus.ipynb #c008b
+def _hides_boxes(y) -> bool:
+    "Whether boxes of the trace that made `y` lie inside its value."
+    while isbox(y):
+        inner = y._value
+        if isbox(inner) and inner._trace >= y._trace:
+            return True
+        y = inner
+    return np.asarray(y).dtype == object
 
-def _traceable(f):
-    "`f`, refusing an array of boxes: autograd would take it for a constant and answer with silent zeros."
+
+def _constant_around(f, x) -> bool:
+    "Whether f is the same on both sides of `x`, in a direction along which no `if` is likely to look."
+    aside = 1e-8*np.where(x == 0, 1, x)*np.random.default_rng(0).normal(size=x.size)
+    return all(np.array_equal(f(x.copy()), f(nearby)) for nearby in (x + aside, x - aside))
+
+
+def _faithful(f):
+    "`f`, refusing what autograd would take for a constant and is none."
     def traced(x):
         y = f(x)
-        if not isbox(y) and np.asarray(y).dtype == object:
-            raise TypeError('ArrayBox')
-        return y
+        if _hides_boxes(y):
+            raise TypeError('an ArrayBox lies inside an array')
+        if isbox(y) and y._trace == x._trace:
+            return y
+        if not _constant_around(f, getval(x)):
+            raise ValueError('to autograd f or its gradient is constant at x, but beside x it changes: an if, a where '
+                             'or a rounding chose a formula without x. Move x, or use difference_hessian')
+        return y + anp.sum(0*x)    # the same constant, in a box
     return traced
 
 
 def _differentiate(derivative, f, x) -> np.ndarray:
-    "derivative(f)(x), with autograd's two failures in plain words."
+    "derivative(f)(x), with autograd's failures in plain words."
     try:
-        D = derivative(_traceable(f))(x)
-    except (TypeError, ValueError) as error:
+        D = derivative(_faithful(f))(x)
+    except (AttributeError, TypeError, ValueError) as error:
         if 'ArrayBox' not in str(error) and 'array element with a sequence' not in str(error):
             raise
-        raise TypeError('f cannot be traced: compute with autograd.numpy, and keep float(), math and numpy.array '
-                        'away from the argument of f') from None
+        raise TypeError('f cannot be traced: compute with autograd.numpy throughout, and keep plain numpy '
+                        f'(np.dot, np.array, …), math and float() away from the argument of f ({error})') from None
     if not np.isfinite(D).all():
         raise ValueError('the derivative of f is not finite at x: f may not be differentiable there')
     return D
@@ -85,7 +114,7 @@ def hessian(f,             # (m,) -> a number, written with autograd.numpy
     "Hessian of `f` at `x`, the Jacobian of its gradient (D2). Raises what `gradient` raises."
     x = _point(x)
     _value(f, x)
-    return _differentiate(lambda f: autograd.jacobian(autograd.grad(f)), f, x)
+    return _differentiate(lambda f: autograd.jacobian(_faithful(autograd.grad(f))), f, x)
 
 
 def difference_hessian(f,       # (m,) -> a number, written with autograd.numpy
@@ -309,7 +338,7 @@ def gradient_descent(f,      # (m,) -> a number, written with autograd.numpy
     "Gradient descent x ← x - ε∇f(x). `FloatingPointError` if it runs off to infinity."
     if not step > 0:
         raise ValueError(f'step is {step}; it must be positive')
-    path, slope = [_point(x0)], autograd.grad(f)
+    path, slope = [_point(x0)], autograd.grad(_faithful(f))
     gradient(f, x0)          # whatever is wrong with f or x0 is said here, once
     for k in range(steps):
         with np.errstate(over='ignore', invalid='ignore'):

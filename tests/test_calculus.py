@@ -104,6 +104,88 @@ def test_asymmetry(case):
     assert c.asymmetry(symmetric(A)) == 0
 
 
+# Functions that autograd would take for constants, wholly or in part
+
+A = np.array([[1., 2.], [5., -3.]])
+MIXED = {
+    'dot': lambda x: np.dot(A, x) @ x, 'inner': lambda x: np.inner(A, x) @ x, 'vdot': lambda x: np.vdot(x, A @ x),
+    'tensordot': lambda x: np.tensordot(A, x, 1) @ x, 'einsum': lambda x: np.einsum('ij,i,j', A, x, x),
+    'matmul': lambda x: np.matmul(A, x) @ x, 'outer': lambda x: np.sum(A*np.outer(x, x)),
+    'array': lambda x: x @ np.array([x[0], 2*x[1]]), 'asarray': lambda x: np.asarray(x) @ A @ x,
+    'stack': lambda x: np.sum(x*np.stack([x[0], 2*x[1]])), 'concatenate': lambda x: x @ np.concatenate([x[:1], x[:1]]),
+    'diag': lambda x: anp.sum(np.diag(x) @ x), 'where': lambda x: anp.sum(np.where(x > 0, x, 2*x)*x),
+    'cumsum': lambda x: np.cumsum(x) @ x, 'polyval': lambda x: np.polyval([1., 2., 3.], x[0]),
+    'square': lambda x: np.sum(np.square(x)), 'linear in part': lambda x: np.dot(A, x) @ x + anp.sum(x),
+    'in a list': lambda x: anp.sum(anp.array([np.dot(A, x)[0], x[1]])*x), 'no numpy at all': lambda x: x[0]*x[1] + x[1]}
+
+
+def whole_differences(f, x):
+    "Gradient and Hessian of a quadratic from its values at whole numbers, exact."
+    E = np.eye(x.size)
+    slope = [(f(x + e) - f(x - e))/2 for e in E]
+    bend = [[(f(x + d + e) - f(x + d - e) - f(x - d + e) + f(x - d - e))/4 for d in E] for e in E]
+    return np.array(slope), np.array(bend)
+
+
+@pytest.mark.parametrize('f', MIXED.values(), ids=MIXED)
+def test_plain_numpy_in_f_is_right_or_refused(f):
+    x = np.array([3., 2.])
+    g, H = whole_differences(f, x)
+    for derivative, expected in ((c.gradient, g), (c.hessian, H), (c.jacobian, g[None])):
+        try: found = derivative(f, x)
+        except TypeError as error: assert 'autograd.numpy' in str(error)
+        else: np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize('name', ['dot', 'array', 'stack', 'polyval', 'cumsum', 'linear in part'])
+@pytest.mark.parametrize('derivative', [c.gradient, c.hessian, c.jacobian, c.difference_hessian])
+def test_what_autograd_would_lose_is_refused(derivative, name):
+    with pytest.raises(TypeError, match='autograd.numpy'): derivative(MIXED[name], [3., 2.])
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('f', [lambda x: 3., lambda x: 3, lambda x: anp.sign(x[0]), lambda x: anp.floor(x[1]),
+                               lambda x: x[0] if x[0] > 2 else 0.])
+def test_constants_have_no_slope(f):
+    np.testing.assert_array_equal(c.gradient(f, [1., -2.5]), [0, 0])
+    np.testing.assert_array_equal(c.jacobian(f, [1., -2.5]), [[0, 0]])
+    np.testing.assert_array_equal(c.hessian(f, [1., -2.5]), [[0, 0], [0, 0]])
+
+
+def test_f_may_write_into_its_argument():
+    "As far as autograd lets it: the derivative is that of f at x all the same."
+    def f(x):
+        x += 1
+        return anp.sum(x**2)
+    x = np.array([1., 2.])
+    np.testing.assert_array_equal(c.gradient(f, x), [4, 6])
+    np.testing.assert_array_equal(c.hessian(f, x), 2*np.eye(2))
+    np.testing.assert_array_equal(x, [1, 2])
+
+
+@pytest.mark.filterwarnings('error')
+def test_linear_functions_have_no_curvature():
+    for f in (lambda x: 3*x[0] - x[1], lambda x: anp.abs(x[0]) + x[1]):
+        np.testing.assert_array_equal(c.hessian(f, [1., -2.]), np.zeros((2, 2)))
+
+
+def peano(x): return x[0]*x[1]*(x[0]**2 - x[1]**2)/(x[0]**2 + x[1]**2)
+
+
+BRANCHES = {
+    'the value at one point': (c.hessian, lambda x: 0. if x[0] == x[1] == 0 else peano(x), [0., 0.]),
+    'the value on a line': (c.gradient, lambda x: 5. if x[0] == 1 else x[0] + x[1], [1., 2.]),
+    'a jump': (c.gradient, lambda x: anp.floor(x[0]), [1., .5]),
+    'an if at its kink': (c.gradient, lambda x: x[0] if x[0] > 0 else 0., [0., 2.]),
+    'a kink of the gradient': (c.hessian, lambda x: anp.maximum(x[0], 0.), [0., 2.]),
+    'components': (c.jacobian, lambda x: np.zeros(2) if x[0] == 1 else x, [1., 2.])}
+
+
+@pytest.mark.parametrize('derivative, f, x', BRANCHES.values(), ids=BRANCHES)
+def test_a_branch_taken_at_one_point_is_no_constant(derivative, f, x):
+    with pytest.raises(ValueError, match='constant'): derivative(f, x)
+
+
 # Models
 
 @given(sized(('m', 'm'), ('m',), ('m',), ('m',)))
@@ -344,6 +426,8 @@ MISTAKES = {
     'np.asarray in f': (TypeError, 'autograd.numpy', lambda: c.gradient(lambda x: np.asarray(x, float)[0], [1.])),
     'order 3': (ValueError, 'order is 3', lambda: c.taylor(bowl, [1., 2.], 3)),
     'an order of nothing': (ValueError, 'no order', lambda: c.observed_order([1., .5], [1., 0.])),
+    'a complex point': (ValueError, 'real', lambda: c.gradient(bowl, np.array([1j, 2.]))),
+    'a complex value': (ValueError, 'real', lambda: c.gradient(lambda x: x[0]*np.complex128(1j), [1., 2.])),
     'H not square': (ValueError, r'H has shape \(1, 2\)', lambda: c.classify([[1., 2.]])),
     'asymmetry of a row': (ValueError, r'H has shape \(1, 2\)', lambda: c.asymmetry([[1., 2.]])),
     'H empty': (ValueError, r'H has shape \(0, 0\)', lambda: c.condition_number(np.zeros((0, 0)))),
