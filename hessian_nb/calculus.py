@@ -24,13 +24,22 @@ def _real(values, name) -> np.ndarray:
     return values.astype(float)
 
 
+def _finite(values, name) -> np.ndarray:
+    "`values` as floats; `ValueError` for NaN or infinity."
+    values = _real(values, name)
+    bad = np.sum(~np.isfinite(values))
+    if bad and not values.ndim:
+        raise ValueError(f'{name} is {values}; it must be a finite number')
+    if bad:
+        raise ValueError(f'{name} holds NaN or infinity in {bad} of its {values.size} entries')
+    return values
+
+
 def _point(x) -> np.ndarray:
     "`x` as a flat float vector; `ValueError` for another shape, NaN or infinity."
-    x = _real(x, 'x')
+    x = _finite(x, 'x')
     if x.ndim != 1 or not x.size:
         raise ValueError(f'x has shape {x.shape}; give a flat vector of shape (m,), for example x.ravel() or [x]')
-    if not np.isfinite(x).all():
-        raise ValueError(f'x holds NaN or infinity in {np.sum(~np.isfinite(x))} of its {x.size} entries')
     return x
 
 
@@ -43,6 +52,13 @@ def _value(f, x, dims=(0,)) -> np.ndarray:
     if not np.isfinite(y).all():
         raise ValueError(f'f(x) is not finite: {y}')
     return y
+
+
+def _in_range(result, name):
+    "`result`; `FloatingPointError` if it has left the range of floating-point numbers."
+    if not np.isfinite(result).all():
+        raise FloatingPointError(f'{name} leaves the range of floating-point numbers; scale f or x')
+    return result
 
 # %% ../nbs/00_calculus.ipynb #c008b
 def _hides_boxes(y) -> bool:
@@ -71,7 +87,7 @@ def _faithful(f):
             return y
         if not _constant_around(f, getval(x)):
             raise ValueError('to autograd f or its gradient is constant at x, but beside x it changes: an if, a where '
-                             'or a rounding chose a formula without x. Move x, or use difference_hessian')
+                             'or a rounding chose a formula without x. Move x, or use differences')
         return y + anp.sum(0*x)    # the same constant, in a box
     return traced
 
@@ -92,8 +108,12 @@ def _differentiate(derivative, f, x) -> np.ndarray:
 # %% ../nbs/00_calculus.ipynb #c012
 def gradient(f,            # (m,) -> a number, written with autograd.numpy
              x,            # point, (m,)
-            ) -> np.ndarray:  # ∇f(x), (m,)
-    "Gradient of `f` at `x`. `ValueError` for a wrong shape or a value not finite, `TypeError` if `f` cannot be traced."
+            ) -> np.ndarray:  # ∇f(x), (m,), in units of f per unit of x
+    """Gradient of `f` at `x`, the one row of its Jacobian (D1).
+
+    Raises `ValueError` for a wrong shape, for a value or slope that is not finite and for a constant that is one at `x`
+    only, `TypeError` if `f` cannot be traced.
+    """
     x = _point(x)
     _value(f, x)
     return _differentiate(autograd.grad, f, x)
@@ -101,7 +121,7 @@ def gradient(f,            # (m,) -> a number, written with autograd.numpy
 
 def jacobian(f,            # (m,) -> (n,), written with autograd.numpy; a number counts as n = 1
              x,            # point, (m,)
-            ) -> np.ndarray:  # J_ij = ∂f_i/∂x_j, (n, m)
+            ) -> np.ndarray:  # J_ij = ∂f_i/∂x_j, (n, m), in units of f per unit of x
     "Jacobian of `f` at `x` (D1). Raises what `gradient` raises."
     x = _point(x)
     n = _value(f, x, dims=(0, 1)).size
@@ -110,7 +130,7 @@ def jacobian(f,            # (m,) -> (n,), written with autograd.numpy; a number
 # %% ../nbs/00_calculus.ipynb #c020
 def hessian(f,             # (m,) -> a number, written with autograd.numpy
             x,             # point, (m,)
-           ) -> np.ndarray:  # ∂g_i/∂x_j, (m, m)
+           ) -> np.ndarray:  # ∂g_i/∂x_j, (m, m), in units of f per unit of x squared
     "Hessian of `f` at `x`, the Jacobian of its gradient (D2). Raises what `gradient` raises."
     x = _point(x)
     _value(f, x)
@@ -120,25 +140,32 @@ def hessian(f,             # (m,) -> a number, written with autograd.numpy
 def difference_hessian(f,       # (m,) -> a number, written with autograd.numpy
                        x,       # point, (m,)
                        h=6e-6,  # half the distance of the two gradients, about the cube root of the rounding unit
-                      ) -> np.ndarray:  # (∇f(x + h e_j) - ∇f(x - h e_j))_i / 2h, (m, m)
-    "Hessian of `f` by central differences of its gradient, error of order h². Looks at `f` around `x`, never at `x`."
+                      ) -> np.ndarray:  # (∇f(x + h e_j) - ∇f(x - h e_j))_i / 2h, (m, m), in units as `hessian`
+    """Hessian of `f` by central differences of its gradient, error of order h² (D2). Looks around `x`, never at `x`.
+
+    Raises what `gradient` raises, and `ValueError` for an `h` that is not positive or too small to move `x`.
+    """
     x = _point(x)
-    return np.stack([gradient(f, x + h*e) - gradient(f, x - h*e) for e in np.eye(x.size)], axis=1)/(2*h)
+    if not 0 < h < np.inf or (x + h == x).any() or (x - h == x).any():
+        raise ValueError(f'h is {h}; it must be positive, finite and no smaller than the rounding error of x')
+    columns = [(gradient(f, x + h*e) - gradient(f, x - h*e))/(2*h) for e in np.eye(x.size)]
+    return _in_range(np.stack(columns, axis=1), 'a difference')
 
 # %% ../nbs/00_calculus.ipynb #c026
 def _square(H) -> np.ndarray:
-    "`H` as a float matrix; `ValueError` unless it is square and finite."
-    H = np.asarray(H, float)
+    "`H` as a float matrix; `ValueError` unless it is square and finite, with room for sums of its entries."
+    H = _finite(H, 'H')
     if H.ndim != 2 or H.shape[0] != H.shape[1] or not H.size:
         raise ValueError(f'H has shape {H.shape}; a Hessian is a square matrix, (m, m)')
-    if not np.isfinite(H).all():
-        raise ValueError(f'H holds NaN or infinity in {np.sum(~np.isfinite(H))} of its {H.size} entries')
+    if abs(H).max() > np.finfo(float).max/H.size:
+        raise ValueError(f'H is too large: with entries up to {abs(H).max():.3g} its eigenvalues may leave the range '
+                         'of floating-point numbers; scale f')
     return H
 
 
 def asymmetry(H,           # square matrix, (m, m)
              ) -> float:   # max |H_ij - H_ji|, in the units of H
-    "How far `H` is from symmetric (D3)."
+    "How far `H` is from symmetric (D3). `ValueError` unless `H` is square and finite."
     H = _square(H)
     return float(abs(H - H.T).max())
 
@@ -159,39 +186,45 @@ def _fitting(d, H, name) -> np.ndarray:
     return d
 
 
-def _direction(d, H, name) -> np.ndarray:
-    "`d` as a flat float vector that fits `H` and is not zero."
+def _unit(d, H, name) -> np.ndarray:
+    "d/‖d‖ for a `d` that fits `H` and is not zero, however long or short."
     d = _fitting(d, H, name)
     if not d.any():
         raise ValueError(f'{name} is zero and has no direction')
-    return d
+    d = d/abs(d).max()     # now no square overflows, and not all of them underflow
+    return d/np.linalg.norm(d)
 
 
 def directional_curvature(H,  # Hessian, (m, m)
                           d,  # direction of any length but zero, (m,)
-                         ) -> float:  # dᵀHd / dᵀd
-    "Second derivative along the unit vector d/‖d‖ (D4)."
+                         ) -> float:  # dᵀHd / dᵀd, in the units of H
+    """Second derivative along the unit vector d/‖d‖ (D4).
+
+    Raises `ValueError` unless `H` is symmetric and `d` fits it and is not zero.
+    """
     H = _symmetric(H)
-    d = _direction(d, H, 'd')
-    d = d/np.linalg.norm(d)
-    return float(d @ H @ d)
+    u = _unit(d, H, 'd')
+    return float(u @ H @ u)
 
 
 def eigen_weights(H,  # Hessian, (m, m)
-                  d,  # direction, (m,)
+                  d,  # direction of any length but zero, (m,)
                  ) -> tuple[np.ndarray, np.ndarray]:  # eigenvalues ascending (m,), weights cos² of the angles (m,)
-    "Eigenvalues of `H` and the weight each has in the curvature along `d` (D4)."
+    """Eigenvalues of `H` and the weight each has in the curvature along `d` (D4).
+
+    Raises what `directional_curvature` raises.
+    """
     H = _symmetric(H)
-    d = _direction(d, H, 'd')
+    u = _unit(d, H, 'd')
     eigenvalues, Q = np.linalg.eigh(H)
-    return eigenvalues, (Q.T @ (d/np.linalg.norm(d)))**2
+    return eigenvalues, (Q.T @ u)**2
 
 # %% ../nbs/00_calculus.ipynb #c040
 def taylor(f,              # (m,) -> a number, written with autograd.numpy
            x0,             # where value, slope and curvature are taken, (m,)
            order=2,        # 0: value; 1: and slope; 2: and curvature
-          ):               # the model, a function (m,) -> a number
-    "Taylor's polynomial of `f` around `x0`, as a function (D5)."
+          ):               # the model, a function (m,) -> a number, in the units of f
+    "Taylor's polynomial of `f` around `x0` (D5). Raises what `gradient` raises, and `ValueError` for another order."
     if order not in (0, 1, 2):
         raise ValueError(f'order is {order!r}; it must be 0, 1 or 2')
     x0 = _point(x0)
@@ -200,41 +233,58 @@ def taylor(f,              # (m,) -> a number, written with autograd.numpy
     H = hessian(f, x0) if order == 2 else np.zeros((x0.size, x0.size))
     return lambda x: value + (x - x0) @ g + (x - x0) @ H @ (x - x0)/2
 
+# %% ../nbs/00_calculus.ipynb #c042b
+def observed_order(h,      # distances or step sizes, (k,), at least two different ones
+                   error,  # errors at them, (k,), of any sign
+                  ) -> float:  # the p of |error| ≈ C hᵖ
+    """Order of an error: the slope of log |error| against log h, by least squares (D5).
 
-def observed_order(h,      # distances or step sizes, (k,)
-                   error,  # errors at them, (k,)
-                  ) -> float:  # the p of error ≈ C hᵖ
-    "Order of an error: the slope of log error against log h, by least squares (D5)."
-    h, error = np.asarray(h, float), abs(np.asarray(error, float))
-    if not (h > 0).all() or not (error > 0).all():
-        raise ValueError('an order needs positive distances and errors; an error of exactly zero has no order')
+    Raises `ValueError` for fewer than two different distances and for values that are zero or not finite.
+    """
+    h = _real(h, 'h')
+    error = abs(_real(error, 'error'))
+    if h.ndim != 1 or h.shape != error.shape or np.unique(h).size < 2:
+        raise ValueError(f'h has shape {h.shape} and error {error.shape}; an order needs errors at two different '
+                         'distances or more')
+    if not (np.isfinite([h, error]) & (np.array([h, error]) > 0)).all():
+        raise ValueError('an order needs finite positive distances and errors; an error of exactly zero has no order')
     return float(np.polyfit(np.log(h), np.log(error), 1)[0])
 
 # %% ../nbs/00_calculus.ipynb #c047
 def descent_model(f,        # (m,) -> a number, written with autograd.numpy
                   x,        # point, (m,)
                   epsilon,  # step size, a number or an array of them
-                 ):         # f(x) - ε gᵀg + ½ε² gᵀHg, shaped as epsilon, in the units of f
-    "What Taylor's quadratic promises for the gradient step x - εg (D6)."
-    g, H = gradient(f, x), hessian(f, x)
-    epsilon = np.asarray(epsilon, float)
-    return _value(f, _point(x)) - epsilon*(g @ g) + epsilon**2*(g @ H @ g)/2
+                 ) -> np.ndarray:  # f(x) - ε gᵀg + ½ε² gᵀHg, shaped as epsilon, in the units of f
+    """What Taylor's quadratic promises for the gradient step x - εg (D6).
+
+    Raises what `gradient` raises, `ValueError` for a step and `FloatingPointError` for a model that is not finite.
+    """
+    x = _point(x)
+    g = gradient(f, x)
+    H = hessian(f, x)
+    epsilon = _finite(epsilon, 'epsilon')
+    return _in_range(_value(f, x) - epsilon*(g @ g) + epsilon**2*(g @ H @ g)/2, 'the model')
 
 # %% ../nbs/00_calculus.ipynb #c053
 def _roundoff(eigenvalues) -> float:
-    "What rounding may do to the eigenvalues of a symmetric matrix: m·u·max|λ|, justified in D9."
+    "What rounding may do to the eigenvalues of a symmetric matrix: m·eps·max|λ|, justified in D9."
     return eigenvalues.size*np.finfo(float).eps*abs(eigenvalues).max()
 
 
 def optimal_step(g,        # gradient, (m,)
                  H,        # Hessian, (m, m)
-                ) -> float:  # ε* = gᵀg / gᵀHg
-    "Step size at which Taylor's quadratic along -g is lowest (D7). `ValueError` if gᵀHg ≤ 0 up to rounding: none is."
-    curvature = directional_curvature(H, _direction(g, _symmetric(H), 'the gradient'))
+                ) -> float:  # ε* = gᵀg / gᵀHg, in units of one over those of H
+    """Step size at which Taylor's quadratic along -g is lowest (D7).
+
+    Raises `ValueError` unless `H` is symmetric and `g` fits it and is not zero, and where gᵀHg ≤ 0 up to rounding: then
+    no step is the best. `FloatingPointError` if the best step is too large for a number.
+    """
+    H = _symmetric(H)
+    curvature = directional_curvature(H, _unit(g, H, 'the gradient'))
     if curvature <= _roundoff(np.linalg.eigvalsh(H)):
         raise ValueError(f'the curvature along the gradient is {curvature:.3g}, not positive beyond rounding: '
                          'the model falls without end and has no best step')
-    return 1/curvature
+    return float(_in_range(1/np.float64(curvature), 'the best step'))
 
 # %% ../nbs/00_calculus.ipynb #c065
 def grid_values(f,         # (2,) -> a number
@@ -250,7 +300,7 @@ def draw_contours(ax,      # a matplotlib axes
                   a,       # first coordinates, (k,)
                   b,       # second coordinates, (l,)
                   levels,  # contour levels, ascending
-                 ):
+                 ) -> None:
     "Contour lines of `f` in grey, negative levels dashed."
     ax.contour(a, b, grid_values(f, a, b), levels=levels, colors='0.65', linewidths=.8)
     ax.set(xlabel='$x_1$', ylabel='$x_2$')
@@ -259,7 +309,7 @@ def draw_contours(ax,      # a matplotlib axes
 def draw_path(ax,          # a matplotlib axes
               path,        # points of an iteration, (k, 2)
               **style,     # passed on to ax.plot
-             ):
+             ) -> None:
     "The path of an iteration in the plane, a dot for every iterate."
     ax.plot(path[:, 0], path[:, 1], **{'marker': 'o', 'ms': 3, 'lw': 1, **style})
 
@@ -268,8 +318,11 @@ def draw_eigenvectors(ax,  # a matplotlib axes
                       H,   # Hessian, (2, 2)
                       at,  # where the arrows start, (2,)
                       length=1.,  # of the arrows, in data units
-                     ):
-    "The eigenvectors of a 2 × 2 Hessian as arrows: blue upward curvature, red downward, labelled with the eigenvalue."
+                     ) -> None:
+    """The eigenvectors of a 2 × 2 Hessian as arrows with their eigenvalues, blue curves upwards, red downwards (D15).
+
+    Raises `ValueError` unless `H` is symmetric.
+    """
     eigenvalues, Q = np.linalg.eigh(_symmetric(H))
     for eigenvalue, q in zip(eigenvalues, Q.T):
         q = max(q, -q, key=lambda q: tuple(q.round(9)))    # of the two signs always the same one
@@ -279,12 +332,24 @@ def draw_eigenvectors(ax,  # a matplotlib axes
                     bbox=dict(fc='white', ec='none', alpha=.8, pad=1))
 
 # %% ../nbs/00_calculus.ipynb #c068
+def _tolerance(tol, eigenvalues) -> float:
+    "A bound on the error of the eigenvalues: `tol`, or what rounding may do to them."
+    if tol is None:
+        return _roundoff(eigenvalues)
+    if not tol >= 0:
+        raise ValueError(f'tol is {tol}; it must be a bound on the error of H, 0 or more')
+    return tol
+
+
 def classify(H,            # Hessian at a critical point, (m, m)
-             tol=None,     # bound on the error of H in the spectral norm; default m·u·max|λ|
+             tol=None,     # bound on the error of H in the spectral norm, in the units of H; default m·eps·max|λ|
             ) -> str:      # 'minimum', 'maximum', 'saddle' or 'inconclusive'
-    "The second-derivative test at a critical point (D8, D9). Eigenvalues within `tol` of zero decide nothing."
+    """The second-derivative test at a critical point (D8, D9). Eigenvalues within `tol` of zero decide nothing.
+
+    Raises `ValueError` unless `H` is symmetric and `tol` 0 or more.
+    """
     eigenvalues = np.linalg.eigvalsh(_symmetric(H))
-    tol = _roundoff(eigenvalues) if tol is None else tol
+    tol = _tolerance(tol, eigenvalues)
     rising, falling = eigenvalues > tol, eigenvalues < -tol
     if rising.any() and falling.any():
         return 'saddle'
@@ -293,9 +358,14 @@ def classify(H,            # Hessian at a critical point, (m, m)
 
 def second_derivative_test(f,          # (m,) -> a number, written with autograd.numpy
                            x,          # critical point, (m,)
-                           gtol=1e-8,  # largest ‖∇f(x)‖ that counts as zero
-                          ) -> str:    # as `classify`
-    "The second-derivative test of `f` at `x` (D8, D9). `ValueError` if `x` is not a critical point."
+                           gtol=1e-8,  # largest ‖∇f(x)‖ that counts as zero, in units of f per unit of x
+                          ) -> str:    # 'minimum', 'maximum', 'saddle' or 'inconclusive'
+    """The second-derivative test of `f` at `x` (D8, D9).
+
+    Raises what `gradient` raises, and `ValueError` if ‖∇f(x)‖ > `gtol`: then `x` is no critical point.
+    """
+    if not gtol >= 0:
+        raise ValueError(f'gtol is {gtol}; it must be a bound on the gradient, 0 or more')
     norm = np.linalg.norm(gradient(f, x))
     if norm > gtol:
         raise ValueError(f'x is not a critical point: ‖∇f(x)‖ = {norm:.3g} > gtol = {gtol:.3g}; the test needs one')
@@ -304,7 +374,10 @@ def second_derivative_test(f,          # (m,) -> a number, written with autograd
 # %% ../nbs/00_calculus.ipynb #c076
 def condition_number(H,    # Hessian, (m, m)
                     ) -> float:  # max |λ_i / λ_j|, infinite if H is singular to working precision
-    "Ratio of the largest curvature to the smallest, signs aside (D10)."
+    """Ratio of the largest curvature to the smallest, signs aside (D10).
+
+    Raises `ValueError` unless `H` is symmetric and not zero.
+    """
     eigenvalues = np.linalg.eigvalsh(_symmetric(H))
     size = abs(eigenvalues)
     if not size.any():
@@ -313,21 +386,36 @@ def condition_number(H,    # Hessian, (m, m)
 
 
 def contraction(H,         # Hessian, (m, m)
-                step,      # ε
+                step,      # ε, in units of one over those of H
                ) -> float:  # ρ = max |1 - ελ_i|
-    "Factor by which gradient descent's distance to the minimum of a quadratic shrinks, at worst, in a step (D10)."
-    return float(abs(1 - step*np.linalg.eigvalsh(_symmetric(H))).max())
+    """Factor by which gradient descent's distance to the minimum of a quadratic shrinks, at worst, in a step (D10).
+
+    Raises `ValueError` unless `H` is symmetric and `step` finite, `FloatingPointError` for a factor that is not.
+    """
+    eigenvalues = np.linalg.eigvalsh(_symmetric(H))
+    return float(_in_range(abs(1 - _finite(step, 'step')*eigenvalues).max(), 'the factor'))
 
 
 def stable_step(H,         # positive semidefinite Hessian, (m, m)
-               ) -> float:  # 2 / λ_max
-    "Step size below which gradient descent on a quadratic is stable (D10). `ValueError` if there is none or no limit."
+               ) -> float:  # 2 / λ_max, in units of one over those of H
+    """Step size below which gradient descent on a quadratic is stable (D10).
+
+    Raises `ValueError` unless `H` is symmetric, if it has a negative eigenvalue (no step is stable) and if it is zero
+    (every step is), `FloatingPointError` if the limit is too large for a number.
+    """
     eigenvalues = np.linalg.eigvalsh(_symmetric(H))
     if eigenvalues[0] < -_roundoff(eigenvalues):
         raise ValueError(f'H has the negative eigenvalue {eigenvalues[0]:.3g}: no step is stable along its eigenvector')
     if not eigenvalues[-1] > 0:
         raise ValueError('H is zero: no curvature limits the step')
-    return float(2/eigenvalues[-1])
+    return float(_in_range(2/eigenvalues[-1], 'the limit of the step'))
+
+# %% ../nbs/00_calculus.ipynb #c078a
+def _count(steps) -> int:
+    "`steps`; `ValueError` unless it is a whole number from 0 on."
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
+        raise ValueError(f'steps is {steps!r}; it must be a whole number, 0 or more')
+    return steps
 
 
 def gradient_descent(f,      # (m,) -> a number, written with autograd.numpy
@@ -335,12 +423,17 @@ def gradient_descent(f,      # (m,) -> a number, written with autograd.numpy
                      step,   # fixed step size ε > 0
                      steps,  # how many
                     ) -> np.ndarray:  # all iterates, the start included, (steps + 1, m)
-    "Gradient descent x ← x - ε∇f(x). `FloatingPointError` if it runs off to infinity."
+    """Gradient descent x ← x - ε∇f(x) (D10).
+
+    Raises what `gradient` raises, `ValueError` for a `step` that is not positive or `steps` that are no whole number,
+    `FloatingPointError` if the iterates run off to infinity.
+    """
     if not step > 0:
         raise ValueError(f'step is {step}; it must be positive')
-    path, slope = [_point(x0)], autograd.grad(_faithful(f))
+    path = [_point(x0)]
+    slope = autograd.grad(_faithful(f))
     gradient(f, x0)          # whatever is wrong with f or x0 is said here, once
-    for k in range(steps):
+    for k in range(_count(steps)):
         with np.errstate(over='ignore', invalid='ignore'):
             path.append(path[-1] - step*slope(path[-1]))
         if not np.isfinite(path[-1]).all():
@@ -352,7 +445,11 @@ def gradient_descent(f,      # (m,) -> a number, written with autograd.numpy
 def newton_step(g,         # gradient, (m,)
                 H,         # Hessian, (m, m)
                ) -> np.ndarray:  # -H⁻¹g, what to add to x, (m,)
-    "Step to the critical point of Taylor's quadratic (D11). `LinAlgError` if `H` is singular to working precision."
+    """Step to the critical point of Taylor's quadratic (D11).
+
+    Raises `ValueError` unless `H` is symmetric and `g` fits it, `LinAlgError` if `H` is singular to working precision,
+    `FloatingPointError` if the step is too long for numbers.
+    """
     H = _symmetric(H)
     g = _fitting(g, H, 'the gradient')
     size = abs(np.linalg.eigvalsh(H))
@@ -360,50 +457,65 @@ def newton_step(g,         # gradient, (m,)
         raise np.linalg.LinAlgError('H is singular to working precision: '
                                     f'|λ| reaches from {size.min():.3g} to {size.max():.3g}, '
                                     'and the model has no unique critical point to step to')
-    return -np.linalg.solve(H, g)
+    return _in_range(-np.linalg.solve(H, g), "Newton's step")
 
 
 def newton(f,              # (m,) -> a number, written with autograd.numpy
            x0,             # start, (m,)
            steps,          # how many
           ) -> np.ndarray:  # all iterates, the start included, (steps + 1, m)
-    "Newton's method x ← x - H⁻¹∇f(x), towards a critical point of any kind (D11)."
+    """Newton's method x ← x - H⁻¹∇f(x), towards a critical point of any kind (D11).
+
+    Raises what `gradient` and `newton_step` raise, and `ValueError` for `steps` that are no whole number.
+    """
     path = [_point(x0)]
-    for _ in range(steps):
-        path.append(path[-1] + newton_step(gradient(f, path[-1]), hessian(f, path[-1])))
+    for _ in range(_count(steps)):
+        step = newton_step(gradient(f, path[-1]), hessian(f, path[-1]))
+        path.append(_in_range(path[-1] + step, 'the next point'))
     return np.array(path)
 
 # %% ../nbs/00_calculus.ipynb #c095
 def _points(points, least=1) -> np.ndarray:
     "`points` as a float matrix (k, m) of at least `least` finite rows."
-    points = np.asarray(points, float)
+    points = _finite(points, 'points')
     if points.ndim != 2 or len(points) < least or not points.shape[1]:
         raise ValueError(f'points has shape {points.shape}; give at least {least} points as rows, (k, m)')
-    if not np.isfinite(points).all():
-        raise ValueError('points holds NaN or infinity')
     return points
+
+
+def _distances(rows) -> np.ndarray:
+    "Distances between all pairs of rows, (k(k-1)/2,), without squares of large or small numbers."
+    size = abs(rows).max() or 1.
+    return size*pdist(rows/size)
 
 
 def lipschitz_estimate(f,       # (m,) -> a number or (n,), written with autograd.numpy
                        points,  # where to look, (k, m), k ≥ 2
                       ) -> float:  # a lower bound, in units of f per unit of x
-    "Lower bound for the Lipschitz constant of `f` (D12): the steepest chord between points or the largest ‖J‖ at one."
+    """Lower bound for the Lipschitz constant of `f` (D12): the steepest chord between points or the largest ‖J‖ at one.
+
+    Raises what `gradient` raises at any of the points, `ValueError` for fewer than two of them,
+    `FloatingPointError` for a chord too steep for a number.
+    """
     points = _points(points, least=2)
     slopes = [np.linalg.norm(jacobian(f, x), 2) for x in points]
-    values = np.stack([np.atleast_1d(f(x)) for x in points])
-    distance, change = pdist(points), pdist(values)
+    distance = _distances(points)
+    change = _distances(np.stack([np.atleast_1d(f(x)) for x in points]))
     chords = change[distance > 0]/distance[distance > 0]
-    return float(max(*slopes, chords.max(initial=0)))
+    return float(_in_range(np.max([*slopes, *chords]), 'a chord'))
 
 # %% ../nbs/00_calculus.ipynb #c102
 def refute_convexity(f,         # (m,) -> a number, written with autograd.numpy
                      points,    # where to look, (k, m)
-                     tol=None,  # bound on the error of H in the spectral norm; default m·u·max|λ|
+                     tol=None,  # bound on the error of H in the spectral norm, in the units of H; default m·eps·max|λ|
                     ):          # None, or the witness: point (m,), curvature < 0, unit direction (m,)
-    "The most negative curvature found at the points, or None (D13). None does not prove convexity."
+    """The most negative curvature found at the points, or None (D13). None does not prove convexity.
+
+    Raises what `hessian` raises at any of the points, and `ValueError` for no points or a negative `tol`.
+    """
     points = _points(points)
     spectra = [np.linalg.eigh(_symmetric(hessian(f, x))) for x in points]
-    beyond = [eigenvalues[0] + (_roundoff(eigenvalues) if tol is None else tol) for eigenvalues, _ in spectra]
+    beyond = [eigenvalues[0] + _tolerance(tol, eigenvalues) for eigenvalues, _ in spectra]
     k = int(np.argmin(beyond))
     eigenvalues, Q = spectra[k]
     return (points[k], float(eigenvalues[0]), Q[:, 0]) if beyond[k] < 0 else None

@@ -294,6 +294,46 @@ def test_condition_number(sizes, signs, seed):
 def test_condition_number_of_what_rounding_cannot_tell_from_singular(H): assert c.condition_number(H) == np.inf
 
 
+# Numbers whose squares leave the range of floats
+
+@given(sized(('m', 'm'), ('m',)), st.integers(-1000, 1000))
+def test_the_length_of_a_direction_does_not_matter(case, power):
+    A, d = case
+    H = symmetric(A)
+    assume(d.any())
+    scaled = np.ldexp(d, power)
+    assert c.directional_curvature(H, scaled) == c.directional_curvature(H, d)
+    np.testing.assert_array_equal(c.eigen_weights(H, scaled)[1], c.eigen_weights(H, d)[1])
+    if c.directional_curvature(H, d) > 1e-9: assert c.optimal_step(scaled, H) == c.optimal_step(d, H)
+
+
+@pytest.mark.parametrize('size', [1e-320, 1e-200, 1., 1e200, 1e300])
+def test_directions_of_any_size(size):
+    assert abs(c.directional_curvature(np.eye(2), [size, size]) - 1) < 1e-15
+    np.testing.assert_allclose(c.eigen_weights(np.diag([1., 2.]), [size, size])[1], [.5, .5], rtol=1e-15)
+    np.testing.assert_allclose(c.optimal_step([size, size], np.diag([1., 3.])), 1/2, rtol=1e-15)
+
+
+@pytest.mark.parametrize('size', [1e-200, 1., 1e200, 1e300])
+def test_lipschitz_estimate_of_any_size(size):
+    points = size*np.array([[1., 0.], [4., 4.], [4., 0.]])
+    def slope(x): return x @ np.array([3., 4.])
+    np.testing.assert_allclose(c.lipschitz_estimate(slope, points), 5, rtol=1e-14)
+    def step(x): return anp.where(x[0] > 2*size, size, 0.)      # no slope at the points, a jump between them
+    np.testing.assert_allclose(c.lipschitz_estimate(step, points), 1/3, rtol=1e-14)
+
+
+@pytest.mark.parametrize('size', [1e-200, 1e200])
+def test_curvatures_of_any_size(size):
+    H = size*np.array([[3., 2.], [2., 3.]])
+    assert c.classify(H) == 'minimum' and c.classify(-H) == 'maximum'
+    np.testing.assert_allclose(c.condition_number(H), 5, rtol=1e-14)
+    np.testing.assert_allclose(c.directional_curvature(H, [1, 1]), 5*size, rtol=1e-14)
+    np.testing.assert_allclose(c.stable_step(H), .4/size, rtol=1e-14)
+    np.testing.assert_allclose(c.contraction(H, .2/size), .8, rtol=1e-14)
+    np.testing.assert_allclose(c.newton_step([5*size, 5*size], H), [-1, -1], rtol=1e-14)
+
+
 # Iterations
 
 @given(st.lists(st.floats(.5, 8), min_size=1, max_size=4), st.floats(.05, .95), st.integers(0, 1000))
@@ -426,8 +466,32 @@ MISTAKES = {
     'np.asarray in f': (TypeError, 'autograd.numpy', lambda: c.gradient(lambda x: np.asarray(x, float)[0], [1.])),
     'order 3': (ValueError, 'order is 3', lambda: c.taylor(bowl, [1., 2.], 3)),
     'an order of nothing': (ValueError, 'no order', lambda: c.observed_order([1., .5], [1., 0.])),
+    'an order of one point': (ValueError, 'two different distances', lambda: c.observed_order([.5], [.1])),
+    'an order of one distance': (ValueError, 'two different distances', lambda: c.observed_order([.5, .5], [.1, .2])),
+    'errors of other distances': (ValueError, 'two different distances', lambda: c.observed_order([1, .5], [1, 2, 3])),
+    'an error that is NaN': (ValueError, 'no order', lambda: c.observed_order([1., .5], [1., np.nan])),
+    'an infinite error': (ValueError, 'no order', lambda: c.observed_order([1., .5], [1., np.inf])),
+    'differences of no width': (ValueError, 'h is 0', lambda: c.difference_hessian(bowl, [1., 2.], h=0)),
+    'differences of width NaN': (ValueError, 'h is nan', lambda: c.difference_hessian(bowl, [1., 2.], h=np.nan)),
+    'differences lost in rounding': (ValueError, 'h is 1e-20', lambda: c.difference_hessian(bowl, [1., 2.], h=1e-20)),
     'a complex point': (ValueError, 'real', lambda: c.gradient(bowl, np.array([1j, 2.]))),
     'a complex value': (ValueError, 'real', lambda: c.gradient(lambda x: x[0]*np.complex128(1j), [1., 2.])),
+    'a complex H': (ValueError, 'real', lambda: c.classify(1j*I)),
+    'a tolerance that is NaN': (ValueError, 'tol is nan', lambda: c.classify(I, tol=np.nan)),
+    'a tolerance below 0': (ValueError, 'tol is -1', lambda: c.classify(I, tol=-1)),
+    'a tolerance of convexity below 0': (ValueError, 'tol is -1', lambda: c.refute_convexity(bowl, [[1., 2.]], -1)),
+    'a gradient bound that is NaN': (ValueError, 'gtol is nan', lambda: c.second_derivative_test(bowl, [1, 2], np.nan)),
+    'a step of the model that is NaN': (ValueError, 'epsilon', lambda: c.descent_model(bowl, [1., 2.], [.1, np.nan])),
+    'a model beyond the floats': (FloatingPointError, 'range', lambda: c.descent_model(bowl, [1., 2.], 1e200)),
+    'a contraction by NaN': (ValueError, 'step is nan', lambda: c.contraction(I, np.nan)),
+    'a step beyond the floats': (FloatingPointError, 'range', lambda: c.stable_step(1e-310*I)),
+    'Newton beyond the floats': (FloatingPointError, 'range', lambda: c.newton_step([1e200, 0], 1e-200*I)),
+    'Newton runs off': (FloatingPointError, 'range', lambda: c.newton(lambda x: 1e-200*x[0]**2 + 1e200*x[0], [0.], 1)),
+    'curvatures beyond the floats': (ValueError, 'H is too large', lambda: c.classify(np.full((2, 2), 1.7e308))),
+    'a slope beyond the floats': (FloatingPointError, 'range',
+                                  lambda: c.lipschitz_estimate(lambda x: 1e200*anp.sign(x[0]), [[1e-200], [-1e-200]])),
+    'steps backwards': (ValueError, 'steps is -3', lambda: c.gradient_descent(bowl, [1., 1.], .1, -3)),
+    'half a step': (ValueError, 'steps is 2.5', lambda: c.newton(bowl, [1., 1.], 2.5)),
     'H not square': (ValueError, r'H has shape \(1, 2\)', lambda: c.classify([[1., 2.]])),
     'asymmetry of a row': (ValueError, r'H has shape \(1, 2\)', lambda: c.asymmetry([[1., 2.]])),
     'H empty': (ValueError, r'H has shape \(0, 0\)', lambda: c.condition_number(np.zeros((0, 0)))),
