@@ -479,7 +479,7 @@ def _points(points, least=1) -> np.ndarray:
     "`points` as a float matrix (k, m) of at least `least` finite rows."
     points = _finite(points, 'points')
     if points.ndim != 2 or len(points) < least or not points.shape[1]:
-        raise ValueError(f'points has shape {points.shape}; give at least {least} points as rows, (k, m)')
+        raise ValueError(f'points has shape {points.shape}; give points as rows, (k, m), at least {least} of them')
     return points
 
 
