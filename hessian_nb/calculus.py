@@ -15,6 +15,10 @@ import numpy as np
 from autograd.tracer import getval, isbox
 from scipy.spatial.distance import pdist
 
+# %% ../nbs/00_calculus.ipynb #c003a
+UPWARD = '#B2182B'      # positive curvature is red, negative is blue: towards the ends of the colour scale RdBu_r
+DOWNWARD = '#2166AC'
+
 # %% ../nbs/00_calculus.ipynb #c008
 def _real(values, name) -> np.ndarray:
     "`values` as floats, a copy; `ValueError` for complex numbers, whose imaginary part would be lost."
@@ -319,7 +323,7 @@ def draw_eigenvectors(ax,  # a matplotlib axes
                       at,  # where the arrows start, (2,)
                       length=1.,  # of the arrows, in data units
                      ) -> None:
-    """The eigenvectors of a 2 × 2 Hessian as arrows with their eigenvalues, blue curves upwards, red downwards (D15).
+    """The eigenvectors of a 2 × 2 Hessian as arrows with their eigenvalues, red curves upwards, blue downwards (D15).
 
     Raises `ValueError` unless `H` is symmetric.
     """
@@ -327,7 +331,8 @@ def draw_eigenvectors(ax,  # a matplotlib axes
     for eigenvalue, q in zip(eigenvalues, Q.T):
         q = max(q, -q, key=lambda q: tuple(q.round(9)))    # of the two signs always the same one
         tip = np.asarray(at) + length*q
-        ax.annotate('', tip, at, arrowprops=dict(arrowstyle='-|>', color='C0' if eigenvalue > 0 else 'C1', lw=1.8))
+        color = UPWARD if eigenvalue > 0 else DOWNWARD
+        ax.annotate('', tip, at, arrowprops=dict(arrowstyle='-|>', color=color, lw=1.8))
         ax.annotate(f'λ = {eigenvalue:.3g}', tip, xytext=4*q, textcoords='offset points', fontsize=8,
                     bbox=dict(fc='white', ec='none', alpha=.8, pad=1))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy.linalg import hilbert
 
@@ -446,6 +447,18 @@ def test_draw():
     assert {'λ = 1', 'λ = 5'} <= arrows
     tips = sorted(tuple(np.round(text.xy, 12)) for text in ax.texts if text.get_text())
     assert tips == [(1, -1), (1, 1)]
+
+
+def test_curvature_has_the_colours_of_the_book():
+    "Red where a function curves upwards, blue where it curves downwards, as the scale RdBu_r has it."
+    ax = Figure().subplots()
+    c.draw_eigenvectors(ax, np.diag([2., -2.]), [0, 0])
+    arrows = [text for text in ax.texts if not text.get_text()]
+    colours = {tuple(abs(np.round(text.xy))): to_rgb(text.arrow_patch.get_edgecolor()) for text in arrows}
+    red, _, blue = colours[1, 0]
+    assert red > 2*blue
+    red, _, blue = colours[0, 1]
+    assert blue > 2*red
 
 
 # What a mistake is told
