@@ -143,7 +143,7 @@ def hessian(f,             # (m,) -> a number, written with autograd.numpy
 
 def difference_hessian(f,       # (m,) -> a number, written with autograd.numpy
                        x,       # point, (m,)
-                       h=6e-6,  # half the distance of the two gradients, about the cube root of the rounding unit
+                       h=6e-6,  # half the distance of the two gradients, about the cube root of eps
                       ) -> np.ndarray:  # (∇f(x + h e_j) - ∇f(x - h e_j))_i / 2h, (m, m), in units as `hessian`
     """Hessian of `f` by central differences of its gradient, error of order h² (D2). Looks around `x`, never at `x`.
 

@@ -197,7 +197,8 @@ def test_download_cifar(server, tmp_path, monkeypatch, folder):
     monkeypatch.setitem(data.SOURCES, 'cifar-10-batches-bin', (url, sums))
     for train in (True, False):
         assert (cifar10(train, folder=tmp_path/'new')[0] == cifar10(train, folder=folder)[0]).all()
-    assert not (tmp_path/'new'/'outside.bin').exists()
+    found = {p.name for p in (tmp_path/'new').rglob('*') if p.is_file()}
+    assert found == {'cifar-10-binary.tar.gz', *data._CIFAR_TRAIN, *data._CIFAR_TEST}
 
 
 @downloads
