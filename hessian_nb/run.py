@@ -203,10 +203,10 @@ def _holding_autograd(call, *turn):
 
 def _in_turn(calls) -> list:
     "The same calls, each with its turn, which is over when the call is."
-    def run(turn, call):
+    def within(turn, call):
         with turn: return call(turn)
     turn = None
-    return [partial(run, turn := Turn(turn), call) for call in calls]
+    return [partial(within, turn := Turn(turn), call) for call in calls]
 
 
 def _results(calls, workers):
@@ -253,7 +253,7 @@ def fingerprint(thing,      # arrays, containers, functions, objects, in any dep
     return digest.hexdigest()
 
 
-_CONSTANTS = tuple, frozenset, CodeType     # Python may make one of two equal ones, so which is which says nothing
+_CONSTANTS = tuple, frozenset, CodeType     # whether two equal ones are one object is up to Python
 
 
 def _opened(x):   # -> what it says itself, bytes; what it holds, a list
@@ -504,7 +504,7 @@ class Checkpoint(_File):
             if start != b'PK\3\4': raise self._foreign()       # how an .npz file begins
             file.seek(0)
             try: found = _plain_arrays(file)
-            except (MemoryError, OSError): raise
+            except MemoryError: raise
             except Exception as problem:                       # what is damaged can raise nearly anything
                 raise self.refusal(f'is not as it was written ({problem})') from None
         if _HEADER not in found: raise self._foreign()
@@ -521,7 +521,7 @@ class Checkpoint(_File):
         if names: raise self.refusal(f'belongs to another computation, which differs in {_listed(names)}')
 
 
-def _mark(part): return part if isinstance(part, Near) else fingerprint(part)
+def _mark(part): return part if type(part) is Near else fingerprint(part)     # isinstance would ask the part itself
 def _same(mark, other): return mark.admits(other) if isinstance(mark, Near) else mark == other
 
 
