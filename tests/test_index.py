@@ -96,7 +96,7 @@ def test_row(row):
 
 
 GOOD = dict(id='A1', notebook='made', section='Nodes', function='data.digits data.Path.exists',
-            test='nbs/made.ipynb tests/test_formulas.py::test_row')
+            test='nbs/made.ipynb tests/test_index.py::test_row')
 MADE = [('markdown', '# Made\nB7\n## Nodes'), ('markdown', '**A1** says\n### More'), ('code', '%time\nassert 1 == 1'),
         ('markdown', '## Other\nA2, A3'), ('code', 'print("assert")')]
 
@@ -114,9 +114,9 @@ MADE = [('markdown', '# Made\nB7\n## Nodes'), ('markdown', '**A1** says\n### Mor
     (dict(function='data.SOURCES'), 'is no function'),
     (dict(test='nbs/data.ipynb'), 'there is no test file'),
     (dict(test='tests/test_absent.py::test_row'), 'there is no test file'),
-    (dict(test='tests/test_formulas.py'), 'has no test '),
-    (dict(test='tests/test_formulas.py::check_test'), 'has no test check_test'),
-    (dict(test='tests/test_formulas.py::test_absent'), 'has no test test_absent'),
+    (dict(test='tests/test_index.py'), 'has no test '),
+    (dict(test='tests/test_index.py::check_test'), 'has no test check_test'),
+    (dict(test='tests/test_index.py::test_absent'), 'has no test test_absent'),
     (dict(id='A3', section='Other'), 'asserts nothing')])
 def test_false_claims_are_found(monkeypatch, change, complaint):
     real = cells
