@@ -1,7 +1,7 @@
 """Polynomial networks with integer parameters and data: the Hessian and every term, equal to the last bit."""
-import exact
 import numpy as np
-from graphs import on_different, polynomial_networks
+from support import exact
+from support.random_networks import on_different, polynomial_networks
 from hypothesis import assume
 
 from hessian_nb.hessian import decompose, hessian

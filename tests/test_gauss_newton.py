@@ -7,18 +7,20 @@ import warnings
 import autograd
 import autograd.numpy as anp
 import numpy as np
-import oracle
 import pytest
 from hypothesis import assume
 from numpy.linalg import LinAlgError, norm
-from test_random_graphs import error, on_networks
+from support import oracle
+from support.checks import error, on_networks
 
 from hessian_nb import gauss_newton as module
-from hessian_nb.gauss_newton import (Linear, at_the_loss, cheapest, costs, empirical_fisher, fisher, gauss_newton,
+from hessian_nb.gauss_newton import (Linear, cheapest, costs, empirical_fisher, fisher, gauss_newton,
                                      gauss_newton_step, gram, jacobian, loss_curvature, objective, objective_gradient,
                                      residual, with_loss)
 from hessian_nb.graph import Graph
-from hessian_nb.hessian import KinkWarning, decompose, hessian_vector
+from hessian_nb.hessian import decompose, hessian_vector
+from hessian_nb.kinks import KinkWarning
+from hessian_nb.push import loss_only
 from hessian_nb.rules import (Add, AvgPool, Conv, CrossEntropy, Dense, Flatten, LayerNorm, Multiply, ReLU, Softplus,
                               SquaredError, Tanh)
 
@@ -70,7 +72,7 @@ def test_matrices(net, theta, X, Y):
     yield error(gauss_newton(net, theta, X, Y, l2=.3), G + .3*np.eye(theta.size), scale)
     yield error(gauss_newton(net, theta, X, Y, l2=.3, reduction='sum'), N*G + .3*np.eye(theta.size), N*scale)
     yield error(residual(net, theta, X, Y, reduction='sum'), N*(H - G), N*scale)
-    yield error(hessian_vector(net, theta, X, Y, v, at_the_loss), G @ v, scale*norm(v))
+    yield error(hessian_vector(net, theta, X, Y, v, loss_only), G @ v, scale*norm(v))
 
 @on_networks(100)
 def test_jacobian(net, theta, X, Y):
@@ -258,9 +260,9 @@ def test_drawn_targets():
     for loss in (CrossEntropy(), SquaredError(2.)):
         case = data_for(dense(3, 4, 3, loss=loss), 12)
         F = oracle.gauss_newton(*case)
-        off = [np.mean([error(fisher(*case[:3], draws=m, seed=s), F) for s in range(12)]) for m in (4, 400)]
+        off = [np.mean([error(fisher(*case[:3], draws=m, rng=s), F) for s in range(12)]) for m in (4, 400)]
         assert 5 < off[0]/off[1] < 20 and off[1] < .1
-        one, again, other = (fisher(*case[:3], draws=3, seed=s).dense() for s in (5, 5, 6))
+        one, again, other = (fisher(*case[:3], draws=3, rng=s).dense() for s in (5, 5, 6))
         assert np.array_equal(one, again) and error(other, one) > 1e-3
 
 def test_nothing_to_do():

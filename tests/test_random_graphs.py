@@ -7,60 +7,19 @@ from collections import Counter
 from itertools import product
 
 import numpy as np
-import oracle
 import pytest
-from graphs import STEPS, Description, build, live, modulated, networks, on_different, structure
-from hypothesis import assume, reject, given, settings
+from hypothesis import assume, given, settings
 from numpy.linalg import norm
+from support import oracle
+from support.checks import SUM, direction, error, known, on_networks, part, smooth, worst
+from support.random_networks import STEPS, Description, build, live, modulated, networks, structure
 
 from hessian_nb.graph import Graph
-from hessian_nb.hessian import attribute, decompose, hessian, input_hessian
+from hessian_nb.hessian import attribute, decompose, hessian, hessian_vector, input_hessian
 from hessian_nb.rules import Dense, Square, SquaredError
-
-TOLERANCE, TYPICAL, SUM = 1e-10, 1e-13, 1e-12
-TINY = 1e-3   # values of up to 100 leave 1e-14 behind: below this scale an error is compared with this one
-KINKED = {'ReLU', 'LeakyReLU', 'Abs', 'HardTanh', 'Maximum', 'Piecewise', 'MaxPool'}
 
 pytestmark = [pytest.mark.filterwarnings('ignore:Output seems independent of input'),
               pytest.mark.filterwarnings('ignore:.*exactly on a kink')]
-
-
-def on_networks(n):
-    "A test that runs check(net, theta, X, Y), which yields relative errors, on n random networks."
-    def test(check):
-        def run():
-            def one(net, theta, X, Y):
-                assume(moderate(net.forward(theta, X)))
-                try: return worst(check, net, theta, X, Y)
-                except ValueError as e:
-                    if 'not finite' in str(e): reject()    # autograd's own tanh, say, overflows before its value does
-                    raise
-            errors = np.array(on_different(n, networks(), one))
-            assert np.mean(errors <= TYPICAL) >= 0.9, np.sort(errors)
-        run.__doc__, run.check = check.__doc__, check
-        return run
-    return test
-
-def worst(check, *problem):
-    error = np.max([*check(*problem)])   # unlike Python's max it keeps a NaN
-    assert error <= TOLERANCE
-    return error
-
-def moderate(f):
-    "Whether the values stay so small that sin z, say, has digits left."
-    return all(abs(u).max() < 100 for u in f.values())
-
-def known(true):
-    "What an oracle says, where it says something: autograd's own derivative of tanh overflows before its value does."
-    answers = true.values() if isinstance(true, dict) else true if isinstance(true, tuple) else [true]
-    assume(all(np.isfinite(a).all() for a in answers if isinstance(a, np.ndarray)))
-    return true
-
-def error(found, true, scale=0.): return norm(np.asarray(found) - true)/max(norm(true), scale, TINY)
-
-def part(terms, key, p): return np.asarray(terms[key]) if key in terms else np.zeros((p, p))
-
-def direction(theta): return np.random.default_rng(theta.size).normal(size=theta.size)
 
 
 @on_networks(320)
@@ -75,6 +34,8 @@ def test_hessian(net, theta, X, Y):
     yield error(sum(along.values()), v @ true @ v, size)
     yield error(H, true)
     yield error(terms.total(), true)
+    yield error(hessian_vector(net, theta, X, Y, v, kinks=kinks), true @ v, norm(true)*norm(v))
+    yield error(net.gradient(theta, X, Y), oracle.gradient(net, theta, X, Y))
     yield error(part(terms, gauss_newton, theta.size), oracle.gauss_newton(net, theta, X, Y), norm(true))
 
 @on_networks(100)
@@ -86,7 +47,6 @@ def test_terms(net, theta, X, Y):
     assert {*along} == {*terms} <= {*true}
     for key in true: yield error(part(terms, key, theta.size), true[key], scale)
     for key in along: yield error(along[key], v @ true[key] @ v, scale*(v @ v))
-    for key in along: yield error(np.mean(along.per_sample[key]), along[key], abs(along.per_sample[key]).mean())
     for i, sums in enumerate([terms.by_node(), terms.by_kind()]):
         for name in sums: yield error(sums[name], sum(term for key, term in true.items() if key[i] == name), scale)
 
@@ -109,12 +69,6 @@ def test_input_hessian(net, theta, X, Y):
     (true, places), K = known(oracle.input_hessian(net, theta, X, Y)), input_hessian(net, theta, X, Y)
     for v, i in places.items():
         for w, j in places.items(): yield error(K[v, w], true[:, i][:, :, j], norm(true))
-
-def smooth(net, f):
-    "Whether no node with a kink stands on a value that is 0 or ±1 exactly or that occurs twice."
-    met = [u.ravel() for node in net.nodes.values() if type(node.rule).__name__ in KINKED
-           for u in np.concatenate([f[s].reshape(len(f[s]), -1) for s in node.parents], axis=1)]
-    return all(np.unique(u).size == u.size and not np.isin(u, [-1, 0, 1]).any() for u in met)
 
 @on_networks(25)
 def test_jax(net, theta, X, Y):

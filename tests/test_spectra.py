@@ -9,13 +9,13 @@ import autograd
 import autograd.numpy as anp
 import numpy as np
 import pytest
-from oracle import forward, gauss_newton, hessian, loss, node_terms, samples, tied
-from scipy.sparse.linalg import aslinearoperator
+from support.oracle import forward, gauss_newton, hessian, loss, node_terms, samples, tied
 
 from hessian_nb import spectra
-from hessian_nb.hessian import attribute, terms
+from hessian_nb.hessian import attribute
+from hessian_nb.push import terms
 from hessian_nb.rules import Sigmoid
-from hessian_nb.spectra import Journal, captured, class_gradients, follow, residual_network, train
+from hessian_nb.spectra import captured, class_gradients, follow, residual_network
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,97 +36,6 @@ def symmetric(n, seed=0):
     return A + A.T
 
 
-# Training
-
-def test_train_is_momentum_with_a_falling_rate(case):
-    net, theta, X, Y = case
-    kept = train(net, theta, X, Y, 4, [0, 3, 4], batch=5, rate=.2, momentum=.7, seed=3)
-    course, velocity = [theta], 0
-    for step in range(4):
-        pick = np.random.default_rng([3, step]).integers(12, size=5)
-        slope = autograd.grad(lambda t, pick=pick: loss(net, t, X[pick], Y[pick]))(course[-1])
-        velocity = .7*velocity - .2*(1 - step/4)*slope
-        course.append(course[-1] + velocity)
-    assert kept.dtype == np.float32 and np.allclose(kept, [course[0], course[3], course[4]], rtol=1e-6, atol=1e-7)
-
-
-def test_train_goes_on_from_its_checkpoint(case, tmp_path, monkeypatch):
-    net, theta, X, Y = case
-    settings = dict(steps=40, snapshots=[5, 25, 40], batch=4)
-    whole, file, gradient, calls = train(net, theta, X, Y, **settings), tmp_path/'run.npz', net.gradient, []
-
-    def counted(*args):
-        calls.append(1)
-        if len(calls) == 18: raise KeyboardInterrupt
-        return gradient(*args)
-    monkeypatch.setattr(net, 'gradient', counted)
-    with pytest.raises(KeyboardInterrupt): train(net, theta, X, Y, **settings, checkpoint=file)
-    assert np.array_equal(train(net, theta, X, Y, **settings, checkpoint=file), whole)
-    assert len(calls) == 41                                            # 40, and the one that was interrupted
-    train(net, theta, X, Y, **settings, checkpoint=file)
-    assert len(calls) == 41
-
-
-@pytest.mark.parametrize('change', [{'rate': .06}, {'seed': 1}, {'snapshots': [4]}, {'steps': 11}])
-def test_train_refuses_the_checkpoint_of_another_run(case, tmp_path, change):
-    settings = dict(steps=10, snapshots=[5], batch=4, checkpoint=tmp_path/'run.npz')
-    train(*case, **settings)
-    with pytest.raises(ValueError, match="run.npz' belongs to another computation"):
-        train(*case, **settings | change)
-    net, theta, X, Y = case
-    other = residual_network((1, 4, 4), (2, 2), classes=3, activation=Sigmoid)     # with as many parameters
-    for changed in (net, theta, X + 1, Y), (other, theta, X, Y):
-        with pytest.raises(ValueError, match='belongs to another computation'): train(*changed, **settings)
-
-
-# The journal
-
-def counting(A):
-    "A as an operator, and the list of the numbers of columns that it was asked for."
-    asked, op = [], aslinearoperator(A)
-    op._matmat = lambda V: asked.append(V.shape[1]) or A @ V
-    op._matvec = lambda v: asked.append(1) or A @ v
-    return op, asked
-
-
-def test_journal_answers_what_is_written(tmp_path):
-    A, rng = symmetric(9), np.random.default_rng(1)
-    V, (op, asked) = rng.standard_normal((9, 3)), counting(A)
-    for _ in range(2):                                                 # the second one reads the file
-        watched = Journal(tmp_path/'j').watch(op, 'A')
-        assert np.array_equal(watched @ V, A @ V) and np.array_equal(watched @ V[:, 0], A @ V[:, 0])
-        (watched @ V)[:] = 0                                           # what is handed out may be overwritten
-        assert np.array_equal(watched @ V, A @ V)
-    assert asked == [3, 1]
-
-
-def test_journal_keeps_operators_apart(tmp_path):
-    A, B, v = symmetric(5), symmetric(5, 1), np.ones(5)
-    journal = Journal(tmp_path/'j')
-    a, b = journal.watch(aslinearoperator(A), 'H', A), journal.watch(aslinearoperator(B), 'H', B)
-    for _ in range(2): assert np.array_equal(a @ v, A @ v) and np.array_equal(b @ v, B @ v)
-
-
-def test_journal_without_a_file_computes():
-    op, asked = counting(symmetric(5))
-    watched = Journal().watch(op)
-    for _ in range(2): watched @ np.ones(5)
-    assert asked == [1, 1]
-
-
-def test_journal_cuts_off_a_half_written_product(tmp_path):
-    A, file = symmetric(6), tmp_path/'j'
-    V, (op, asked) = np.eye(6), counting(A)
-    watched = Journal(file).watch(op)
-    for v in V: watched @ v
-    whole = file.read_bytes()
-    for lost in (1, 47, 48, 60, 71):                                   # inside the last product, or its head
-        file.write_bytes(whole[:-lost])
-        watched, before = Journal(file).watch(op), len(asked)
-        for v in V: assert np.array_equal(watched @ v, A @ v)
-        assert len(asked) == before + 1 and file.read_bytes() == whole
-
-
 def test_follow_takes_no_products_of_another_network(case, tmp_path):
     "With as many parameters, at the same θ and on the same data."
     (net, theta, *data), other = case, residual_network((1, 4, 4), (2, 2), classes=3, activation=Sigmoid)
@@ -135,20 +44,13 @@ def test_follow_takes_no_products_of_another_network(case, tmp_path):
     assert np.array_equal(again['values'], follow(other, [theta], *data)['values'])
 
 
-def test_journal_leaves_other_files_alone(tmp_path):
-    file = tmp_path/'thesis.txt'
-    file.write_text('a year of work')
-    with pytest.raises(ValueError, match='thesis.txt is no journal of products'): Journal(file)
-    assert file.read_text() == 'a year of work'
-
-
 # Killed from outside
 
 LANCZOS = '''
 import sys, time
 import numpy as np
 from scipy.sparse.linalg import aslinearoperator, eigsh
-from hessian_nb.spectra import Journal
+from hessian_nb.run import Journal
 A = np.random.default_rng(0).standard_normal((200, 200))
 A, op = A + A.T, aslinearoperator(A + A.T)
 def product(v):
@@ -156,14 +58,15 @@ def product(v):
     time.sleep(.02)
     return A @ v
 op._matvec, op._matmat = product, product
-watched = Journal(sys.argv[1]).watch(op, A)
+watched = Journal(sys.argv[1]).watch(op, {'A': A})
 np.save(sys.argv[2], eigsh(watched, 3, which='LA', v0=np.ones(200), tol=1e-10)[0])
 '''
 
 TRAINING = '''
 import sys, time
 import numpy as np
-from hessian_nb.spectra import residual_network, train
+from hessian_nb.optimizers import train
+from hessian_nb.spectra import residual_network
 net, rng = residual_network((1, 4, 4), (2, 2), classes=3), np.random.default_rng(0)
 gradient = net.gradient
 def slow(*args):
@@ -171,8 +74,8 @@ def slow(*args):
     time.sleep(.01)
     return gradient(*args)
 net.gradient = slow
-np.save(sys.argv[2], train(net, net.init(1), rng.standard_normal((12, 1, 4, 4)), np.arange(12) % 3, 200, [7, 90, 200],
-                           batch=4, checkpoint=sys.argv[1], every=16))
+np.save(sys.argv[2], train(net, net.init(1), rng.standard_normal((12, 1, 4, 4)), np.arange(12) % 3, 200,
+                           snapshots=[7, 90, 200], batch=4, checkpoint=sys.argv[1], every=16))
 '''
 
 # What was started in the background may ignore interrupts, and its children with it.

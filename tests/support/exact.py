@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import product
 
 import numpy as np
-from oracle import forward, kind, loss_value, ranges, samples, tied, value, views
+from support.oracle import forward, kind, loss_value, ranges, samples, tied, value, views
 
 
 def number(c): return int(c) if c == int(c) else Fraction(c)

@@ -162,6 +162,9 @@ def ranges(named):
 def hessian(net, theta, X, Y, cut=tied):
     return autograd.hessian(lambda t: loss(net, t, X, Y, anp, cut))(theta)
 
+def gradient(net, theta, X, Y):
+    return autograd.grad(lambda t: loss(net, t, X, Y))(theta)
+
 def untied_hessian(net, theta, X, Y):
     "Blocks {(v, w): array} by node, as if no parameter were shared."
     H, own = hessian(net, untie(net, theta), X, Y, untied), ranges(untied_shapes(net))

@@ -227,6 +227,8 @@ def with_theta(functions):
         b.add(function.__name__, function, *parents, theta=theta, batched=batched)
     return step
 
+def above_cut(u): return u*u*u/3 + (u - 0.1)*(2 - u)     # meets u³/3 at 0.1
+
 def outer_product(b, picks, option): b.add('outer', outer, b.pick(picks[0]), b.pick(picks[1]))
 
 SHARING = {'dense_shared': dense_shared, 'dense_plain': dense_plain, 'conv_shared': conv_shared}
@@ -243,7 +245,7 @@ CURVED = {
 KINKED = {
     'relu': unary('relu', ReLU), 'leaky_relu': unary('leaky', LeakyReLU, lambda: LeakyReLU(slope=0.2)),
     'abs': unary('abs', Abs), 'hard_tanh': unary('hard', HardTanh), 'maximum': several('maximum', Maximum),
-    'piecewise': unary('piecewise', lambda: Piecewise(lambda u: u - 0.1, lambda u: u*u*u/3, lambda u: 2*u - u*u)),
+    'piecewise': unary('piecewise', lambda: Piecewise(lambda u: u - 0.1, lambda u: u*u*u/3, above_cut)),
     'max_pool': pool('max', MaxPool), 'avg_pool': pool('avg', AvgPool)}
 STEPS = POLYNOMIAL | CURVED | KINKED
 
