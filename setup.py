@@ -22,7 +22,8 @@ setup(
     package_data={cfg['lib_path']: ['*.npz']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'benchmarks': cfg['benchmark_requirements'].split()},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('data', 'memory')}
+    | {'dev': cfg['dev_requirements'].split(), 'benchmarks': cfg['benchmark_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     zip_safe=False,
 )

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from hessian_nb.hessian import CORES
+from hessian_nb.run import CORES
 
 from . import growth, plots, race, report
 from .workloads import BY_NAME

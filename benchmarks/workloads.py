@@ -29,7 +29,7 @@ class Problem:
     layers: tuple = ()  # for peers that take a torch.nn.Sequential only: what it is made of
 
     @cached_property
-    def theta(self): return self.net.init(seed=0)
+    def theta(self): return self.net.init(rng=0)
 
     @cached_property
     def v(self): return np.random.default_rng(1).standard_normal(self.p)
