@@ -2,7 +2,7 @@
 import autograd
 import numpy as np
 import pytest
-from oracle import loss
+from support.oracle import loss
 
 from hessian_nb import optimizers
 from hessian_nb.graph import Graph
@@ -151,7 +151,7 @@ def test_train_goes_on_from_its_checkpoint(case, update, tmp_path, monkeypatch):
 def test_the_file_is_written_on_the_way(case, tmp_path, monkeypatch):
     "What a process leaves that is killed: the state after the last whole `every` steps."
     saved = []
-    monkeypatch.setattr(optimizers.Checkpoint, 'save', lambda file, **arrays: saved.append(arrays['step']))
+    monkeypatch.setattr(optimizers.Checkpoint, 'save_now', lambda file, **arrays: saved.append(arrays['step']))
     train(*case, 10, checkpoint=tmp_path/'run.npz', every=4)
     assert saved == [4, 8, 10]
 

@@ -4,7 +4,7 @@ from functools import cache
 
 import autograd
 import numpy as np
-import oracle
+from support import oracle
 import pytest
 
 from hessian_nb import report
