@@ -1258,7 +1258,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'hessian_nb.run.Turn.__enter__': ('run.html#turn.__enter__', 'hessian_nb/run.py'),
                                 'hessian_nb.run.Turn.__exit__': ('run.html#turn.__exit__', 'hessian_nb/run.py'),
                                 'hessian_nb.run.Turn.__init__': ('run.html#turn.__init__', 'hessian_nb/run.py'),
-                                'hessian_nb.run.Turn._wait_until_added': ('run.html#turn._wait_until_added', 'hessian_nb/run.py'),
+                                'hessian_nb.run.Turn._let_pass': ('run.html#turn._let_pass', 'hessian_nb/run.py'),
                                 'hessian_nb.run.Turn.adding_to': ('run.html#turn.adding_to', 'hessian_nb/run.py'),
                                 'hessian_nb.run._BlasLimits': ('run.html#_blaslimits', 'hessian_nb/run.py'),
                                 'hessian_nb.run._BlasLimits.__init__': ('run.html#_blaslimits.__init__', 'hessian_nb/run.py'),

@@ -108,7 +108,7 @@ def is_traced(net,        # Graph: .nodes, name -> node with a .rule or None, an
 
 # %% ../nbs/03f_run.ipynb #r021
 class Turn:
-    "The right of a piece of work to add to common sums: to each of them once, after the piece before has, or is over."
+    "The right of a piece of work to add to common sums: to each once, after all pieces before have, or are over."
     def __init__(self,
                  before=None,   # Turn of the piece before; None for the first piece
                 ):
@@ -125,16 +125,19 @@ class Turn:
         "While inside, no other piece adds to this sum. `RuntimeError` for a second time, which would have no order."
         if name in self._added:
             raise RuntimeError(f'this piece of work has added to {name!r} before; add its own parts up first')
-        if self._before is not None: self._before._wait_until_added(name)
+        earlier = self._before
+        while earlier is not None: earlier = earlier._let_pass(name)
         yield
         with self._changed:
             self._added.add(name)
             self._changed.notify_all()
 
-    def _wait_until_added(self, name):
+    def _let_pass(self, name):
+        "Wait for this piece; the one whose turn is still to be waited for: none, if this one has had its own."
         with self._changed:
             self._changed.wait_for(lambda: name in self._added or self._over)
             if self._failed: raise CancelledError('an earlier piece of the work has failed')
+            return None if name in self._added else self._before
 
     def __enter__(self): return self
 
@@ -144,7 +147,6 @@ class Turn:
             self._over = True
             self._failed = kind is not None
             self._changed.notify_all()
-        self._before = None
 
 # %% ../nbs/03f_run.ipynb #r025
 _PATIENCE = 2     # seconds for which work needs no bar
@@ -186,7 +188,6 @@ def in_order(work,               # function of an item; of an item and its `Turn
     calls = [partial(work, item) for item in items]
     if traced: calls = [partial(_holding_autograd, call) for call in calls]
     if in_turn: calls = _in_turn(calls)
-    if len(calls) == 1: return [calls[0]()]
     workers = 1 if traced else max(1, min(CORES, len(calls)))
     found = []
     with (closing(Progress(what, sum(sizes), unit=unit)) as progress, threads(CORES//workers),
@@ -307,7 +308,7 @@ def _content(cell):
 def _globals_used(function) -> dict:    # path -> value
     "The globals that a function of the user loads, by name or by the path through modules: 'scale', 'layers.gate'."
     found, value = {}, None
-    if _is_library(function.__module__): return found
+    if _is_library(function.__globals__.get('__name__')): return found
     for code in _inner_codes(function.__code__):
         for step in dis.get_instructions(code):
             if step.opname in ('LOAD_GLOBAL', 'LOAD_NAME'):

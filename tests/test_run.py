@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from autograd import grad
 from hessian_nb import run
-from hessian_nb.run import (AUTOGRAD, Checkpoint, Journal, Near, Progress, Turn, definition, fingerprint, in_order,
-                            is_traced, one_thread, threads, write_whole)
+from hessian_nb.run import (AUTOGRAD, Checkpoint, Journal, Near, Progress, definition, fingerprint, in_order, is_traced,
+                            one_thread, threads, write_whole)
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -377,15 +377,40 @@ def test_never_two_in_one_sum_but_two_in_two(monkeypatch):
     assert in_time(lambda: in_order(piece, range(12), [1]*12, 'pieces', in_turn=True)) == [None]*12
 
 
-def test_a_piece_that_adds_nothing_lets_the_next_one_go_on(monkeypatch):
-    monkeypatch.setattr(run, 'CORES', 4)
-    order = []
+def test_pieces_that_add_nothing_do_not_open_the_order(monkeypatch):
+    "Piece 1 is over at once, and piece 2 still waits for piece 0."
+    monkeypatch.setattr(run, 'CORES', 3)
+    order, one_is_over = [], threading.Event()
     def piece(i, turn):
-        if i % 2:
+        if i == 0:
+            assert one_is_over.wait(10)
+            time.sleep(.05)
+        if i == 1: one_is_over.set()
+        else:
             with turn.adding_to('S'): order.append(i)
-        else: time.sleep(.01)
-    in_time(lambda: in_order(piece, range(12), [1]*12, 'pieces', in_turn=True))
-    assert order == [1, 3, 5, 7, 9, 11]
+    in_time(lambda: in_order(piece, range(3), [1]*3, 'pieces', in_turn=True))
+    assert order == [0, 2]
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_each_sum_has_its_own_order(monkeypatch, seed):
+    "Pieces add to some of five sums, in any order of the sums, and never two to one."
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(run, 'CORES', int(rng.integers(2, 9)))
+    plans = [rng.permutation(5)[:rng.integers(0, 6)] for _ in range(40)]
+    delays, order = rng.exponential(.001, (40, 5)), {name: [] for name in range(5)}
+    inside = dict.fromkeys(range(5), 0)
+    def piece(i, turn):
+        for name, delay in zip(plans[i], delays[i]):
+            time.sleep(delay)
+            with turn.adding_to(name):
+                inside[name] += 1
+                assert inside[name] == 1
+                order[name].append(i)
+                time.sleep(delay/10)
+                inside[name] -= 1
+    assert in_time(lambda: in_order(piece, range(40), [1]*40, 'pieces', in_turn=True)) == [None]*40
+    assert order == {name: [i for i in range(40) if name in plans[i]] for name in range(5)}
 
 
 @pytest.mark.parametrize('cores', [1, 2, 3, 8])
@@ -413,16 +438,6 @@ def test_a_second_addition_is_refused():
         with turn.adding_to('S'): pass
     with pytest.raises(RuntimeError, match="has added to 'S' before; add its own parts up first"):
         in_order(piece, range(3), [1]*3, 'pieces', in_turn=True)
-
-
-def test_turns_do_not_pile_up():
-    "A turn that is over does not hold on to those before it."
-    turn, first = Turn(), None
-    for _ in range(5):
-        with turn: pass
-        first = first or turn
-        turn = Turn(turn)
-    assert turn._before._before is None
 
 
 # --- whole files
@@ -497,8 +512,27 @@ class F:
     @property
     def twice(self): return 2{0}self.by
 class Below(F): pass
+class Reduced(F):
+    def __reduce__(self): return int, ()
 f = {1}
 '''
+
+HELPED = """
+class F:
+    @{0}
+    def part(self): return {1}
+    def __call__(self, u): return u*self.part
+    def __reduce__(self): return F, ()
+f = F()
+"""
+
+WRAPPED = """
+import statistics
+from functools import wraps
+k = {1}
+@wraps(statistics.mean)
+def f(u): return k*u + {0}
+"""
 
 CHANGES = {     # what changes in a function between two runs: before, after
     'code': ('def f(u): return u + 2', 'def f(u): return u - 2'),
@@ -519,6 +553,7 @@ CHANGES = {     # what changes in a function between two runs: before, after
                 'def f(u):\n try: return u\n except TypeError: return 1'),
     'set': ('def f(u): return u in {"a", "b"}', 'def f(u): return u in {"a", "c"}'),
     '__call__': (CALLABLE.format('*', 'F(2)'), CALLABLE.format('+', 'F(2)')),
+    '__call__ that pickle does not know of': (CALLABLE.format('*', 'Reduced(2)'), CALLABLE.format('+', 'Reduced(2)')),
     '__call__ of the class above': (CALLABLE.format('*', 'Below(2)'), CALLABLE.format('+', 'Below(2)')),
     'attribute of an object': (CALLABLE.format('*', 'F(2)'), CALLABLE.format('*', 'F(3)')),
     '__self__ of a method': (CALLABLE.format('*', 'F(2).method'), CALLABLE.format('*', 'F(3).method')),
@@ -530,6 +565,10 @@ CHANGES = {     # what changes in a function between two runs: before, after
     'cached': ('from functools import lru_cache\n@lru_cache\ndef f(u): return 2*u',
                'from functools import lru_cache\n@lru_cache\ndef f(u): return 3*u'),
     'wrapped': ('f = np.vectorize(lambda u: 2*u)', 'f = np.vectorize(lambda u: 3*u)'),
+    **{f'{kind} of its class': (HELPED.format(kind, 2), HELPED.format(kind, 3))
+       for kind in ('property', 'staticmethod', 'classmethod')},
+    'code under the name of a library': (WRAPPED.format(2, 1), WRAPPED.format(3, 1)),
+    'global under the name of a library': (WRAPPED.format(2, 1), WRAPPED.format(2, 2)),
     'closure': (lambda: closed(2.), lambda: closed(3.)),
     'function in a closure': (lambda: closed(anp.sin), lambda: closed(anp.tanh)),
     'slots': (lambda: Slots(2), lambda: Slots(3)),
@@ -546,15 +585,15 @@ def test_each_change_of_a_function_shows(change):
 
 
 def test_all_these_functions_are_different():
-    marks = [fingerprint(make(d)) for pair in CHANGES.values() for d in pair]
-    repeated = {'primitive', 'attribute of an object'}
-    assert len(set(marks)) >= len(marks) - len(repeated)
+    definitions = {definition for pair in CHANGES.values() for definition in pair}
+    assert len({fingerprint(make(definition)) for definition in definitions}) == len(definitions) > 50
 
 
 def test_what_does_not_count():
     same = ['def f(u): return 2*u', '\n\n# another line\ndef f(u):\n    return 2*u', 'unused = 7\ndef f(u): return 2*u']
     assert len({fingerprint(define(source)) for source in same}) == 1
     unrelated = [define('def f(u): return u.T', T=T) for T in (1, 2)]      # an attribute is no global
+    assert fingerprint({'a': 1, 'b': [2]}) == fingerprint({'b': [2], 'a': 1})
     assert len({fingerprint(f) for f in unrelated}) == 1
 
 
