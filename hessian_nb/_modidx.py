@@ -266,6 +266,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'hessian_nb.data._home': ('data.html#_home', 'hessian_nb/data.py'),
                                  'hessian_nb.data._locate': ('data.html#_locate', 'hessian_nb/data.py'),
                                  'hessian_nb.data._opened': ('data.html#_opened', 'hessian_nb/data.py'),
+                                 'hessian_nb.data._promised_size': ('data.html#_promised_size', 'hessian_nb/data.py'),
                                  'hessian_nb.data._read_arrays': ('data.html#_read_arrays', 'hessian_nb/data.py'),
                                  'hessian_nb.data._read_pair': ('data.html#_read_pair', 'hessian_nb/data.py'),
                                  'hessian_nb.data._unpack_cifar': ('data.html#_unpack_cifar', 'hessian_nb/data.py'),

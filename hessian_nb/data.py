@@ -259,8 +259,18 @@ def _xy_names(file):
 
 
 def _unpacked_size(file, names):
-    "Bytes that arrays of an open .npz file take, by its directory: no more than these are ever unpacked."
-    return sum(member.file_size for member in file.zip.infolist() if member.filename.removesuffix('.npy') in names)
+    "Bytes that arrays of an open .npz file take: the larger of what the directory and the arrays' headers say."
+    members = [member for member in file.zip.infolist() if member.filename.removesuffix('.npy') in names]
+    return sum(max(member.file_size, _promised_size(file.zip, member)) for member in members)
+
+
+def _promised_size(archive, member):
+    "Bytes of the array that a member's header announces; numpy would ask for them before it reads any."
+    with archive.open(member) as stream:
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(np.lib.format.read_magic(stream),
+                                                                         np.lib.format.read_array_header_2_0)
+        shape, _, dtype = read_header(stream)
+    return dtype.itemsize*prod(shape)
 
 
 def _read_arrays(path:Path,       # an .npz file

@@ -2,6 +2,7 @@
 import csv
 import pickle
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.sparse.linalg import aslinearoperator, eigsh
@@ -55,7 +56,10 @@ def test_an_attribution_as_a_table(case, tmp_path):
     with open(tmp_path/'a.csv', newline='') as file: rows = list(csv.DictReader(file))
     assert [(r['node'], r['kind']) for r in rows] == list(a) and [float(r['value']) for r in rows] == list(a.values())
     assert np.isclose(a.cancellation(), sum(map(abs, a.values()))/abs(sum(a.values()))) and 'cancel' in repr(a)
-    assert '<table' in a._repr_html_() and a.plot() is not None
+    assert '<table' in a._repr_html_()
+    ax = a.plot()
+    assert ax.get_title().startswith('vᵀHv')
+    plt.close(ax.figure)
 
 
 def test_sums_of_terms_that_are_there_push_nothing_again(case, monkeypatch):

@@ -52,7 +52,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f'</{tag}> closes something else'
 
     def handle_data(self, data):
-        if 'style' not in self.open: self.texts.append(data)
+        if not {'style', 'desc'} & {*self.open}: self.texts.append(data)     # a picture's description repeats it
 
     @property
     def text(self): return re.sub(r'\s+', ' ', ' '.join(self.texts))
