@@ -70,41 +70,39 @@ def pieces(net:Graph,
     "All that the formulas are made of, read off a network at one sample."
     *nodes, loss = local = _one_sample(net, theta, x, y)
     own = [at for at in nodes if at.flat is not None]
-    Pa = {at.name: list(dict.fromkeys(_parents(net, at))) for at in nodes}
+    Pa = {at.name: list(dict.fromkeys(at.parents)) for at in nodes}
     return Pieces(
         out=net.output_node, Pa=Pa, Ch={v: [u for u in Pa if v in Pa[u]] for v in Pa},
         d={at.name: at.d for at in nodes}, p=net.size,
         delta={at.name: np.zeros(at.d) if at.delta is None else at.delta[:, 0] for at in nodes},
-        D=_summed(edge for at in nodes for edge in _edges(net, at)),
+        D=_summed(edge for at in nodes for edge in _edges(at)),
         Dtheta={at.name: local_jacobian(at, THETA)[0] for at in own},
         selection={at.name: np.eye(net.size)[net.span(at.name)] for at in own},
-        T=_summed(seed for at in nodes for seed in _seeds(net, at)),
+        T=_summed(seed for at in nodes for seed in _seeds(at)),
         P={pair: block[0] for pair, block in total_jacobians(local).items()},
         loss=_seed(loss, 0, 0))
 
 
 def _one_sample(net, theta, x, y):
     "Every node at this sample with its δ, the loss last."
-    X = {name: np.asarray(a)[None] for name, a in x.items()} if isinstance(x, dict) else np.asarray(x)[None]
-    Y = None if y is None else np.asarray(y)[None]
-    return backward(net.linearize(net.check_theta(theta), net.data(X, Y, loss=True)))
+    X = {name: np.array([a]) for name, a in x.items()} if isinstance(x, dict) else np.array([x])
+    data = net.data(X, None if y is None else np.array([y]), loss=True)
+    return backward(net.linearize(net.check_theta(theta), data))
 
-
-def _parents(net, at): return net.nodes[at.name].parents
 
 def _seed(at, s, t): return written_out(at.rule.seed(at, s, t))[:, :, 0]
 
 
-def _edges(net, at):
+def _edges(at):
     "((u, parent), D) for every slot of a node."
-    for slot, parent in enumerate(_parents(net, at)):
+    for slot, parent in enumerate(at.parents):
         yield (at.name, parent), local_jacobian(at, slot)[0]
 
 
-def _seeds(net, at):
+def _seeds(at):
     "((u, s, t), ⟨δ_u, T_{u;s,t}⟩) for every pair of slots that may bend, both ways round."
     if at.rule is None or at.delta is None: return
-    name = {THETA: THETA, **dict(enumerate(_parents(net, at)))}
+    name = {THETA: THETA, **dict(enumerate(at.parents))}
     for s, t in at.rule.pairs(at.slots):
         block = _seed(at, s, t)
         yield (at.name, name[s], name[t]), block
@@ -141,7 +139,7 @@ def mended_1(q:Pieces) -> dict:   # (v, w) -> (d_v, d_w)
 
 def _zero_blocks(q): return {(v, w): np.zeros((q.d[v], q.d[w])) for v, w in product(q.Pa, repeat=2)}
 
-# %% ../nbs/03a_formulas.ipynb #f014
+# %% ../nbs/03a_formulas.ipynb #f016
 class _Kind(NamedTuple):
     value: object        # parents' values, and the parameter if there is one -> the value
     text: str            # how a recipe writes it
@@ -205,8 +203,9 @@ class Recipe:
 def _number(a): return f'{a.item():g}' if a.size == 1 else str(a.astype(int).tolist())
 
 
-def _values(recipe, own, nudge={}):   # noqa: B006
-    "Every node's value by plain arithmetic, without graph or rule. `own`: its parameter; `nudge`: added to its value."
+def _values(recipe, own, nudge=None):
+    "Every node's value by plain arithmetic. `own`: each node's parameter; `nudge`: what is added to its value."
+    nudge = nudge or {}
     f = {'x': recipe.numbers['x'] + nudge.get('x', 0)}
     for v, line in recipe.lines.items():
         arguments = [f[s] for s in line.parents]
@@ -215,10 +214,11 @@ def _values(recipe, own, nudge={}):   # noqa: B006
     return f
 
 
-def _loss(recipe, own, nudge={}):   # noqa: B006
+def _loss(recipe, own, nudge=None):
+    "ℒ at these values."
     return _LOSSES[recipe.loss](_values(recipe, own, nudge)[recipe.out])
 
-# %% ../nbs/03a_formulas.ipynb #f017
+# %% ../nbs/03a_formulas.ipynb #f019
 def recipes(numbers=(1, 2, 3, 5, -2),   # what entries of x and θ are drawn from, the simplest first
             widths=(1, 2, 3),           # what numbers of entries are drawn from
             kinds=(*_KINDS, 'product'), # of lines; products twice as often: without them few networks bend much
@@ -278,12 +278,12 @@ def _filled(entries, shape):
 
 
 def _is_exact(recipe):
-    """Whether no sum in a second derivative exceeds 2⁵³: all coefficients are positive and all numbers at least 1, so
-    none exceeds the loss at the absolute values times the square of its degree, and eight lines have a degree < 2¹⁰."""
+    """Whether no sum in a second derivative can exceed 2⁵³. All coefficients are positive and all numbers at least 1,
+    so none exceeds the loss at the absolute values times the square of its degree; eight lines have a degree < 2¹⁰."""
     absolute = replace(recipe, numbers={name: abs(a) for name, a in recipe.numbers.items()})
     return _loss(absolute, absolute.own()) < 2**32
 
-# %% ../nbs/03a_formulas.ipynb #f020
+# %% ../nbs/03a_formulas.ipynb #f022
 def build(recipe:Recipe) -> Graph:
     "The recipe as a network of this library, to be evaluated at `recipe.numbers['x']` and `recipe.theta`."
     net = Graph()
@@ -303,7 +303,7 @@ def _rule(recipe, line):
     if line.kind == 'weight': return Dense(len(recipe.numbers[line.theta]), bias=False)
     return _KINDS[line.kind].value
 
-# %% ../nbs/03a_formulas.ipynb #f021
+# %% ../nbs/03a_formulas.ipynb #f023
 def true_input_hessian(recipe:Recipe) -> dict:   # (v, w) -> (d_v, d_w)
     "∂²ℒ/∂ε_v∂ε_w by autograd: nudge every value, and differentiate twice."
     own = recipe.own()
@@ -341,7 +341,7 @@ def _blocks(H, at):
     places = _places(at)
     return {(v, w): H[places[v], places[w]] for v, w in product(places, repeat=2)}
 
-# %% ../nbs/03a_formulas.ipynb #f024
+# %% ../nbs/03a_formulas.ipynb #f026
 def refutes(recipe:Recipe,
             formula,   # pieces -> {(v, w): block}, or one matrix
             truth,     # recipe -> the same
@@ -377,7 +377,7 @@ def falsify(formula,         # pieces -> {(v, w): block}, or one matrix
     try: return find(networks, lambda recipe: refutes(recipe, formula, truth), settings=calm)
     except NoSuchExample: return None
 
-# %% ../nbs/03a_formulas.ipynb #f029
+# %% ../nbs/03a_formulas.ipynb #f031
 def separated(q:Pieces,
               strict=False,   # a node does not count as its own descendant
              ) -> list:       # of pairs (v, w)
@@ -385,7 +385,7 @@ def separated(q:Pieces,
     def below(v): return {u for u, w in q.P if w == v and not (strict and u == v)}
     return [(v, w) for v, w in product(q.Pa, repeat=2) if not below(v) & below(w)]
 
-# %% ../nbs/03a_formulas.ipynb #f035
+# %% ../nbs/03a_formulas.ipynb #f037
 def corrected_1(q:Pieces) -> dict:   # (v, w) -> (d_v, d_w)
     "The input Hessian H^f_{v,w} = ∂²ℒ/∂ε_v∂ε_w by the corrected recursion (A9)."
     H = _zero_blocks(q)
@@ -396,7 +396,7 @@ def corrected_1(q:Pieces) -> dict:   # (v, w) -> (d_v, d_w)
             for s in q.Pa[u]: H[v, w] += T(q, u, v, s) @ P(q, s, w)
     return H
 
-# %% ../nbs/03a_formulas.ipynb #f042
+# %% ../nbs/03a_formulas.ipynb #f044
 def printed_2(q:Pieces) -> dict:   # (v, w) -> (p_v, p_w), blocks by node
     "Formula (2) of the report on top of (1), rows 3 and 4 with the fewest changes that make their types fit (A12)."
     Hf = mended_1(q)
@@ -409,12 +409,14 @@ def printed_2(q:Pieces) -> dict:   # (v, w) -> (p_v, p_w), blocks by node
 
 
 def _row_3(q, v, w):
-    row = np.zeros((len(q.selection[v]), len(q.selection[w])))
-    for u in q.Pa[v]:
-        if u in q.Ch[w]: row += T(q, v, THETA, u) @ q.D[u, w] @ q.Dtheta[w]
+    row = _zero(q, v, w)
+    for u in set(q.Pa[v]) & set(q.Ch[w]): row += T(q, v, THETA, u) @ q.D[u, w] @ q.Dtheta[w]
     return row
 
-# %% ../nbs/03a_formulas.ipynb #f050
+
+def _zero(q, v, w): return np.zeros((len(q.selection[v]), len(q.selection[w])))   # of the size of H_{θ_v,θ_w}
+
+# %% ../nbs/03a_formulas.ipynb #f052
 def corrected_2(q:Pieces) -> dict:   # (v, w) -> (p_v, p_w), blocks by node
     "The parameter Hessian from the input Hessian, corrected, as if no parameter were shared (A12)."
     Hf = corrected_1(q)
@@ -429,7 +431,7 @@ def corrected_2(q:Pieces) -> dict:   # (v, w) -> (p_v, p_w), blocks by node
         H[v, w] = block
     return H
 
-# %% ../nbs/03a_formulas.ipynb #f067
+# %% ../nbs/03a_formulas.ipynb #f070
 def shared(q:Pieces,
            blocks:dict,   # (v, w) -> (p_v, p_w), by node
           ) -> np.ndarray:   # (p, p)
@@ -438,7 +440,7 @@ def shared(q:Pieces,
     for (v, w), block in blocks.items(): H += q.selection[v].T @ block @ q.selection[w]
     return H
 
-# %% ../nbs/03a_formulas.ipynb #f070
+# %% ../nbs/03a_formulas.ipynb #f073
 def total_jacobian(q:Pieces,
                    s:str,   # a node
                   ) -> np.ndarray:   # (d_s, p)
@@ -471,7 +473,7 @@ def master(q:Pieces) -> np.ndarray:   # (p, p)
     "∇²_θℒ = J_outᵀ ∇²ℒ J_out + Σ_u Σ_{s,t∈Pa⁺(u)} J_sᵀ ⟨δ_u, T_{u;s,t}⟩ J_t, sharing included."
     return sum(terms(q).values())
 
-# %% ../nbs/03a_formulas.ipynb #f084
+# %% ../nbs/03a_formulas.ipynb #f089
 def cancellation(parts,   # numbers, or arrays of one shape: the terms of a sum
                 ) -> float:
     """Σ‖τ‖ / ‖Σ τ‖ (Frobenius norms): 1 if all terms point one way, infinite if they cancel altogether.
@@ -483,13 +485,18 @@ def cancellation(parts,   # numbers, or arrays of one shape: the terms of a sum
     if sizes == 0: return 1.
     return float(sizes/size) if size else float('inf')
 
-# %% ../nbs/03a_formulas.ipynb #f091
+# %% ../nbs/03a_formulas.ipynb #f096
 def edge_push(q:Pieces) -> dict:   # (v, w) -> (p_v, p_w), blocks by node
     "The parameter Hessian by block edge pushing (A18), as if no parameter were shared."
     W = {(q.out, q.out): q.loss}
     for u in reversed(q.Pa): eliminate(q, W, u)
-    return {(v, w): W.get((_port(v, THETA), _port(w, THETA)), np.zeros((len(q.selection[v]), len(q.selection[w]))))
-            for v, w in product(q.selection, repeat=2)}
+    return _parameter_blocks(q, W)
+
+
+def _parameter_blocks(q, W):
+    "What is left of W when all values are gone, by node."
+    def block(v, w): return W.get((_port(v, THETA), _port(w, THETA)), _zero(q, v, w))
+    return {(v, w): block(v, w) for v, w in product(q.selection, repeat=2)}
 
 
 def eliminate(q:Pieces,
@@ -513,8 +520,9 @@ def _push_own(q, W, u, row):
     "W_{s,t} += D_{u←s}ᵀ W_{u,u} D_{u←t} + ⟨δ_u, T_{u;s,t}⟩."
     D = _arguments(q, u)
     for s, t in product(D, repeat=2):
-        _add(W, _port(u, s), _port(u, t), T(q, u, s, t))
-        if u in row: _add(W, _port(u, s), _port(u, t), D[s].T @ row[u] @ D[t])
+        block = T(q, u, s, t)
+        if u in row: block = block + D[s].T @ row[u] @ D[t]
+        _add(W, _port(u, s), _port(u, t), block)
 
 
 def _push_others(q, W, u, row):
@@ -535,7 +543,7 @@ def _port(u, s): return (u, THETA) if s == THETA else s
 
 def _add(W, s, t, block): W[s, t] = W.get((s, t), 0) + block
 
-# %% ../nbs/03a_formulas.ipynb #f101
+# %% ../nbs/03a_formulas.ipynb #f106
 def seeded(q:Pieces,
            node:str,
            kind:str,   # of a term, as in `terms`

@@ -15,7 +15,7 @@ def contents(folder):
     "{relative path: bytes} of the files that count."
     paths = [p for name in MADE_OF for p in [folder/name, *(folder/name).rglob('*')]]
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths
-            if p.is_file() and not {'__pycache__', '.ipynb_checkpoints'} & {*p.parts}}
+            if p.is_file() and not {'__pycache__', '.ipynb_checkpoints', '.hypothesis'} & {*p.parts}}
 
 
 @pytest.fixture
